@@ -1,0 +1,201 @@
+"""One statement, parsed once: `Query` and its `Fingerprint`.
+
+Two parsers, each for what it is good at. libpg_query (PostgreSQL's own grammar) decides what is valid, splits and
+fingerprints; sqlglot gives the tree that rules match and build on. A statement whose sqlglot round trip is not the same
+query by PostgreSQL's grammar is planned and gets index advice, but is never rewritten.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NewType
+
+import postgast
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from optimizer.canonical import canonical
+from optimizer.dialect import PlanproofPostgres
+from optimizer.errors import SqlError, TooLargeError
+
+#: planproof's own identity of a query's shape, literals left out. Not PostgreSQL's queryid, which differs by version.
+Fingerprint = NewType("Fingerprint", str)
+
+DEFAULT_MAX_BYTES = 1_000_000
+#: Deepest nesting of parentheses that is read. sqlglot recurses per level; real queries stay below 50.
+MAX_NESTING = 100
+#: Statement kinds that are planned, by libpg_query's node name.
+_KINDS = {"select_stmt": "select", "insert_stmt": "insert", "update_stmt": "update", "delete_stmt": "delete"}
+_DRIVER_PLACEHOLDER = re.compile(r"%s|%\(\w+\)s|(?<![:\w]):[A-Za-z_]\w*|\?")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parsed:
+    """What the two parsers say of one statement; made by `Query.parse`."""
+
+    kind: str
+    fingerprint: Fingerprint
+    parameters: int
+    tree: exp.Expr | None
+    unreadable: str | None
+
+
+@dataclass(frozen=True)
+class Query:
+    """One SQL statement.
+
+    Parameters:
+        sql: the user's text without its final semicolon.
+        parsed: what the parsers found.
+    """
+
+    sql: str
+    parsed: Parsed = field(repr=False, compare=False)
+
+    @classmethod
+    def parse(cls, sql: str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Query:
+        """Read one statement.
+
+        Parameters:
+            sql: the text; one SELECT, INSERT, UPDATE or DELETE (a leading EXPLAIN is not one).
+            max_bytes: largest text accepted.
+
+        Errors: `SqlError` with line and column; `TooLargeError`.
+        """
+        check_text(sql, max_bytes)
+        text = _one_statement(sql)
+        raw = postgast.parse(text).stmts[0].stmt
+        node = raw.WhichOneof("node") or "unknown"
+        if node not in _KINDS:
+            statement = node.removesuffix("_stmt").replace("_", " ").upper()
+            raise SqlError(f"{statement} is not a query: give one SELECT, INSERT, UPDATE or DELETE", line=1, column=1)
+        tree, unreadable = _tree(text)
+        parsed = Parsed(
+            kind=_KINDS[node],
+            fingerprint=Fingerprint(postgast.fingerprint(text).hex),
+            parameters=_parameter_count(text),
+            tree=tree,
+            unreadable=unreadable,
+        )
+        return cls(text, parsed)
+
+    @property
+    def kind(self) -> str:
+        """`select`, `insert`, `update` or `delete`."""
+        return self.parsed.kind
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The shape's identity: equal for statements that differ in literals and layout only."""
+        return self.parsed.fingerprint
+
+    @property
+    def parameters(self) -> int:
+        """The highest `$n` in the text, 0 without parameters."""
+        return self.parsed.parameters
+
+    @property
+    def tree(self) -> exp.Expr | None:
+        """sqlglot's tree, or None when it can't be trusted (see `unreadable`). Never mutate it: copy first."""
+        return self.parsed.tree
+
+    @property
+    def unreadable(self) -> str | None:
+        """Why there is no tree, and so no rewrite."""
+        return self.parsed.unreadable
+
+    @cached_property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables read or written, as written, without CTEs, sorted."""
+        return tuple(sorted(set(postgast.extract_tables(postgast.parse(self.sql)))))
+
+
+def render(tree: exp.Expr) -> str:
+    """Print a tree as PostgreSQL SQL, indented."""
+    return tree.sql(dialect=PlanproofPostgres, pretty=True)
+
+
+def parse_expression(sql: str) -> exp.Expr:
+    """Parse a piece of SQL (a predicate, an index expression) that PostgreSQL itself printed."""
+    return sqlglot.parse_one(sql, dialect=PlanproofPostgres)
+
+
+def check_text(sql: str, max_bytes: int) -> None:
+    """Refuse text that no parser should see: empty, too large, with NUL bytes, or nested too deeply.
+
+    Errors: `SqlError`, `TooLargeError`.
+    """
+    if len(sql) > max_bytes or len(sql.encode("utf-8", "surrogatepass")) > max_bytes:
+        raise TooLargeError(
+            f"the query is larger than {max_bytes:,} bytes: send one query, or raise PLANPROOF_MAX_SQL_BYTES"
+        )
+    if not sql.strip():
+        raise SqlError("the query is empty: give one SELECT, INSERT, UPDATE or DELETE")
+    if "\0" in sql:
+        raise SqlError.at_offset("the query contains a NUL byte: PostgreSQL text cannot hold one", sql, sql.index("\0"))
+    surrogate = next((i for i, char in enumerate(sql) if "\ud800" <= char <= "\udfff"), None)
+    if surrogate is not None:
+        raise SqlError.at_offset("the query is not valid UTF-8: save it as UTF-8", sql, surrogate)
+    depth = 0
+    for offset, char in enumerate(sql):
+        depth += (char in "([") - (char in ")]")
+        if depth > MAX_NESTING:
+            raise SqlError.at_offset(f"the query nests parentheses deeper than {MAX_NESTING} levels", sql, offset)
+
+
+def _one_statement(sql: str) -> str:
+    try:
+        statements = postgast.parse(sql).stmts
+    except postgast.PgQueryError as error:
+        raise _syntax_error(sql, error) from None
+    if not statements:
+        raise SqlError("the query holds only comments: give one SELECT, INSERT, UPDATE or DELETE")
+    if len(statements) > 1:
+        start = len(sql.encode()[: statements[1].stmt_location].decode())
+        start += len(sql[start:]) - len(sql[start:].lstrip())
+        raise SqlError.at_offset(
+            f"{len(statements)} statements where one is expected: send them one by one", sql, start
+        )
+    first = statements[0]
+    data = sql.encode()
+    end = first.stmt_location + first.stmt_len if first.stmt_len else len(data)
+    return data[first.stmt_location : end].decode().strip()
+
+
+def _syntax_error(sql: str, error: postgast.PgQueryError) -> SqlError:
+    offset = error.cursorpos - 1 if error.cursorpos else None
+    hint = ""
+    if offset is not None:
+        placeholder = _DRIVER_PLACEHOLDER.search(sql, max(offset - 2, 0), offset + 40)
+        if placeholder and placeholder.start() <= offset + 1:
+            hint = f": {placeholder.group()} is a driver's placeholder, write $1, $2, ... or a value"
+        elif offset < len(sql) and sql[offset] in "`[":
+            hint = ": this looks like another dialect's quoting, PostgreSQL quotes names with double quotes"
+    return SqlError.at_offset(f"{error.message}{hint}", sql, offset)
+
+
+def _parameter_count(sql: str) -> int:
+    tokens = postgast.scan(sql).tokens
+    param = postgast.pg_query_pb2.Token.Value("PARAM")
+    data = sql.encode()
+    return max((int(data[t.start + 1 : t.end]) for t in tokens if t.token == param), default=0)
+
+
+def _tree(sql: str) -> tuple[exp.Expr | None, str | None]:
+    """Parse with sqlglot and prove the round trip with PostgreSQL's grammar."""
+    try:
+        tree = sqlglot.parse_one(sql, dialect=PlanproofPostgres)
+        printed = render(tree)
+    except (SqlglotError, RecursionError, ValueError) as error:
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        return None, f"the rewriter cannot read this statement ({first_line})"
+    try:
+        faithful = canonical(printed) == canonical(sql)
+    except postgast.PgQueryError:
+        faithful = False
+    if not faithful:
+        return None, "the rewriter would not print this statement back unchanged, so it is not rewritten"
+    return tree, None
