@@ -139,10 +139,23 @@ def check_text(sql: str, max_bytes: int) -> None:
     surrogate = next((i for i, char in enumerate(sql) if "\ud800" <= char <= "\udfff"), None)
     if surrogate is not None:
         raise SqlError.at_offset("the query is not valid UTF-8: save it as UTF-8", sql, surrogate)
+    if sql.count("(") + sql.count("[") > MAX_NESTING:
+        _check_nesting(sql)
+
+
+def _check_nesting(sql: str) -> None:
+    """Count brackets that PostgreSQL's scanner takes for such, so that those in text and comments don't count."""
+    try:
+        tokens = postgast.scan(sql).tokens
+    except postgast.PgQueryError as error:
+        raise _syntax_error(sql, error) from None
+    data = sql.encode()
     depth = 0
-    for offset, char in enumerate(sql):
-        depth += (char in "([") - (char in ")]")
+    for token in tokens:
+        text = data[token.start : token.start + 1] if token.end == token.start + 1 else b""
+        depth += (text in (b"(", b"[")) - (text in (b")", b"]"))
         if depth > MAX_NESTING:
+            offset = len(data[: token.start].decode())
             raise SqlError.at_offset(f"the query nests parentheses deeper than {MAX_NESTING} levels", sql, offset)
 
 
@@ -171,6 +184,7 @@ def _syntax_error(sql: str, error: postgast.PgQueryError) -> SqlError:
     if offset is not None:
         placeholder = _DRIVER_PLACEHOLDER.search(sql, max(offset - 2, 0), offset + 40)
         if placeholder and placeholder.start() <= offset + 1:
+            offset = placeholder.start()
             hint = f": {placeholder.group()} is a driver's placeholder, write $1, $2, ... or a value"
         elif offset < len(sql) and sql[offset] in "`[":
             hint = ": this looks like another dialect's quoting, PostgreSQL quotes names with double quotes"

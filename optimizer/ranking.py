@@ -1,0 +1,164 @@
+"""From options to advice: what is cheaper, what is the same, what comes first.
+
+An option is a form of the query with a set of hypothetical indexes. Three kinds of advice come of them, each kept only
+where it adds something: the best rewrite alone, the best indexes for the query as it stands, and the best of both
+together when that beats either alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from optimizer.advice import Advice, AdviceKind, Comparison, Evidence, Rejection, RejectionReason
+from optimizer.equivalence.verdict import Equivalence, Verdict
+from optimizer.plan import Plan
+from optimizer.search import Form
+from optimizer.shadow.port import HypotheticalIndex
+
+#: Most distinct rewrites that are sent through the gate for one query.
+MAX_VERDICTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A form of the query with hypothetical indexes, planned."""
+
+    form: Form
+    indexes: tuple[HypotheticalIndex, ...]
+    plan: Plan
+
+    @property
+    def cost(self) -> float:
+        """Total cost in planner units."""
+        return self.plan.cost.total_cost
+
+    @property
+    def kind(self) -> AdviceKind:
+        """`rewrite`, `index` or `combined`."""
+        if self.form.rewrite is None:
+            return "index"
+        return "combined" if self.indexes else "rewrite"
+
+
+@dataclass
+class Judge:
+    """Asks the gate once for each form, and only for forms that would be advice.
+
+    Parameters:
+        ask: gives the verdict on one form against the original.
+        minimum: the weakest verdict that passes.
+    """
+
+    ask: Callable[[Form], Verdict]
+    minimum: Equivalence
+    verdicts: dict[str, tuple[Form, Verdict]] = field(default_factory=dict)
+
+    def verdict(self, form: Form) -> Verdict | None:
+        """The verdict on a form, None for the original and once too many forms were asked for."""
+        if form.rewrite is None:
+            return None
+        if form.query.sql not in self.verdicts:
+            if len(self.verdicts) >= MAX_VERDICTS:
+                return None
+            self.verdicts[form.query.sql] = (form, self.ask(form))
+        return self.verdicts[form.query.sql][1]
+
+    def passes(self, form: Form) -> bool:
+        """True for the original, and for rewrites whose verdict is strong enough."""
+        if form.rewrite is None:
+            return True
+        verdict = self.verdict(form)
+        return verdict is not None and verdict.verdict.rank >= self.minimum.rank
+
+    def rejections(self) -> Iterator[Rejection]:
+        """What did not pass, with the reason."""
+        for form, verdict in self.verdicts.values():
+            if verdict.verdict.rank < self.minimum.rank:
+                reason: RejectionReason = "refuted" if verdict.verdict is Equivalence.REFUTED else "unknown"
+                detail = verdict.detail
+                if verdict.verdict.rank > Equivalence.UNKNOWN.rank:
+                    detail = f"only {verdict.verdict}, {self.minimum} was asked for. {detail}"
+                yield Rejection("+".join(form.chain), form.query.sql, reason, detail, verdict.counterexample)
+
+
+def advise(
+    original: Form, options: Iterable[Option], judge: Judge, min_gain: float
+) -> tuple[tuple[Advice, ...], tuple[Rejection, ...]]:
+    """Turn options into ranked advice.
+
+    Parameters:
+        original: the query as given.
+        options: what was planned; any order.
+        judge: decides on rewrites.
+        min_gain: smallest relative cost reduction, 0 to 1, that is worth saying.
+
+    Returns: advice, best first, and what was turned down.
+    """
+    before = original.plan.cost.total_cost
+    ordered = sorted(options, key=lambda o: (o.cost, len(o.indexes), _bytes(o), len(o.form.chain), o.form.query.sql))
+    cheaper = [o for o in ordered if o.cost <= before * (1 - min_gain)]
+    rewrite = next((o for o in cheaper if o.kind == "rewrite" and judge.passes(o.form)), None)
+    index = next((o for o in cheaper if o.kind == "index"), None)
+    alone = min((o.cost for o in (rewrite, index) if o is not None), default=before)
+    worthwhile = (o for o in cheaper if o.kind == "combined" and o.cost <= alone * (1 - min_gain))
+    combined = next((o for o in worthwhile if judge.passes(o.form)), None)
+    chosen = sorted((o for o in (combined, rewrite, index) if o is not None), key=lambda o: o.cost)
+    advice = tuple(_advice(option, original, judge.verdict(option.form)) for option in chosen)
+    advised = {o.form.query.sql for o in chosen}
+    return advice, (*judge.rejections(), *_not_cheaper(ordered, original, advised, judge, min_gain))
+
+
+def _not_cheaper(
+    ordered: list[Option], original: Form, advised: set[str], judge: Judge, min_gain: float
+) -> Iterator[Rejection]:
+    """Rewrites that gained too little, by their best option; those the gate saw are reported by the judge."""
+    before = original.plan.cost.total_cost
+    seen = set(advised)
+    for option in ordered:
+        sql = option.form.query.sql
+        if option.form.rewrite is None or sql in seen:
+            continue
+        seen.add(sql)
+        judged = judge.verdicts.get(sql)
+        if judged is not None and judged[1].verdict.rank < judge.minimum.rank:
+            continue
+        alone = option.form.plan.cost.total_cost
+        ratio = alone / before if before else 1.0
+        detail = f"cost {before:.2f} before, {alone:.2f} after (ratio {ratio:.2f})"
+        detail += ": other advice is cheaper" if ratio <= 1 - min_gain else f": less than {min_gain:.0%} gained"
+        yield Rejection("+".join(option.form.chain), sql, "not_cheaper", detail)
+
+
+def _advice(option: Option, original: Form, verdict: Verdict | None) -> Advice:
+    rewrite = option.form.rewrite
+    candidates = [index.candidate for index in option.indexes]
+    rules = (*(rewrite.rules if rewrite else ()), *dict.fromkeys(code for c in candidates for code in c.rules))
+    titles = [*([rewrite.title] if rewrite else []), *(c.title for c in candidates)]
+    reasons = [*([rewrite.why] if rewrite else []), *(c.why for c in candidates)]
+    return Advice(
+        kind=option.kind,
+        rules=rules,
+        title="; ".join(t for t in titles if t),
+        why="\n\n".join(r for r in reasons if r),
+        sql=option.form.query.sql if rewrite else None,
+        ddl=tuple(index.candidate.ddl() for index in option.indexes),
+        rollback=tuple(index.candidate.rollback() for index in option.indexes),
+        cost=Comparison(original.plan.cost, option.plan.cost),
+        evidence=Evidence.ESTIMATED,
+        equivalence=verdict,
+        plan=option.plan,
+        storage_bytes=_bytes(option),
+        source=_source(option),
+    )
+
+
+def _source(option: Option) -> str:
+    sources = {c.candidate.source for c in option.indexes}
+    if option.form.rewrite is not None:
+        sources.add(option.form.rewrite.source)
+    return next((s for s in ("llm", "plugin") if s in sources), "rule")
+
+
+def _bytes(option: Option) -> int:
+    return sum(index.storage_bytes for index in option.indexes)

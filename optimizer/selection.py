@@ -1,0 +1,101 @@
+"""Which of many hypothetical indexes a query really wants.
+
+The planner itself chooses: with every candidate visible, the cheapest plan names the indexes worth having. What it uses
+is then made economical, since an index costs storage and writes that the planner does not see: an index goes when the
+plan is almost as cheap without it, and gives way to a smaller one of the same table that is almost as good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from optimizer.clock import Deadline
+from optimizer.plan import Plan
+from optimizer.shadow.port import HypotheticalIndex
+
+#: Share of the whole gain that may be given up for a smaller configuration.
+TOLERANCE = 0.03
+#: Smaller stand-ins tried for each index.
+MAX_STAND_INS = 4
+
+Explain = Callable[[Collection[HypotheticalIndex]], Plan]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The chosen indexes and the plan with exactly them."""
+
+    indexes: tuple[HypotheticalIndex, ...]
+    plan: Plan
+
+    @property
+    def storage_bytes(self) -> int:
+        """Estimated size of all indexes together."""
+        return sum(index.storage_bytes for index in self.indexes)
+
+
+def select_indexes(
+    bare: Plan, candidates: Collection[HypotheticalIndex], explain: Explain, deadline: Deadline
+) -> Selection:
+    """Choose indexes for one query.
+
+    Parameters:
+        bare: the plan without any candidate.
+        candidates: hypothetical indexes to choose from.
+        explain: plans the query with exactly the given indexes.
+        deadline: past it the choice is not made more economical.
+
+    Returns: the selection; without indexes when none helps.
+    """
+    everything = explain(candidates)
+    used = tuple(index for index in candidates if index.name in everything.indexes)
+    best = everything.cost.total_cost
+    if not used or best >= bare.cost.total_cost:
+        return Selection((), bare)
+    limit = best + TOLERANCE * (bare.cost.total_cost - best)
+    chosen = _pruned(Selection(used, explain(used)), limit, explain, deadline)
+    return _shrunk(chosen, candidates, limit, explain, deadline)
+
+
+def _pruned(selection: Selection, limit: float, explain: Explain, deadline: Deadline) -> Selection:
+    """Take out indexes the plan can do without, the largest first."""
+    for index in sorted(selection.indexes, key=lambda i: -i.storage_bytes):
+        if len(selection.indexes) == 1 or deadline.passed:
+            break
+        rest = tuple(i for i in selection.indexes if i is not index)
+        plan = explain(rest)
+        if plan.cost.total_cost <= limit:
+            selection = Selection(rest, plan)
+    return selection
+
+
+def _shrunk(
+    selection: Selection,
+    candidates: Collection[HypotheticalIndex],
+    limit: float,
+    explain: Explain,
+    deadline: Deadline,
+) -> Selection:
+    """Exchange indexes for smaller ones that serve almost as well."""
+    for index in selection.indexes:
+        for stand_in in _smaller(index, candidates):
+            if deadline.passed:
+                return selection
+            swapped = tuple(stand_in if i is index else i for i in selection.indexes)
+            plan = explain(swapped)
+            if plan.cost.total_cost <= limit:
+                selection = Selection(swapped, plan)
+                break
+    return selection
+
+
+def _smaller(index: HypotheticalIndex, candidates: Collection[HypotheticalIndex]) -> Iterator[HypotheticalIndex]:
+    """Candidates on the same table with the same leading key that take clearly less room, smallest first."""
+
+    def place(other: HypotheticalIndex) -> tuple[str, str, str]:
+        candidate = other.candidate
+        return candidate.schema, candidate.table, candidate.key_columns[0].expression
+
+    alike = [i for i in candidates if place(i) == place(index) and i.storage_bytes < 0.9 * index.storage_bytes]
+    yield from sorted(alike, key=lambda i: i.storage_bytes)[:MAX_STAND_INS]

@@ -1,0 +1,107 @@
+"""Reading statements: what is accepted, what is refused and where, and what may be rewritten."""
+
+from __future__ import annotations
+
+import pytest
+
+from optimizer.canonical import same_query
+from optimizer.errors import InputError, SqlError, TooLargeError
+from optimizer.query import MAX_NESTING, Query, render
+
+
+def test_a_query_is_parsed_once_and_knows_its_tables():
+    query = Query.parse("  SELECT u.id FROM users u JOIN s.orders o ON o.user_id = u.id;  -- done\n")
+    assert query.sql == "SELECT u.id FROM users u JOIN s.orders o ON o.user_id = u.id"
+    assert query.tables == ("s.orders", "users")
+    assert query.kind == "select"
+    assert query.tree is not None
+
+
+def test_fingerprints_ignore_literals_and_layout_but_not_shape():
+    one = Query.parse("select a from t where b = 1")
+    assert one.fingerprint == Query.parse("SELECT a\nFROM t WHERE b = 2").fingerprint
+    assert one.fingerprint != Query.parse("select a from t where c = 1").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("sql", "line", "column", "words"),
+    [
+        ("", None, None, "empty"),
+        (" \n\t ", None, None, "empty"),
+        ("-- nothing", None, None, "only comments"),
+        ("select 1; select 2", 1, 11, "2 statements"),
+        ("select 1\n  from from t", 2, 8, "syntax error"),
+        ("select 'é' from t where\n a = = 1", 2, 6, "syntax error"),
+        ("select 1 \0", 1, 10, "NUL"),
+        ("select '\ud800'", 1, 9, "UTF-8"),
+        ("create table t (a int)", 1, 1, "not a query"),
+        ("copy t to program 'true'", 1, 1, "COPY is not a query"),
+        ("explain select 1", 1, 1, "not a query"),
+        ("select * from t where a = %s", 1, 27, "driver's placeholder"),
+        ("select * from t where a = :name", 1, 27, "driver's placeholder"),
+        ("select * from t where a = ?", 1, 27, "driver's placeholder"),
+    ],
+)
+def test_bad_statements_get_one_clear_error(sql: str, line: int | None, column: int | None, words: str):
+    with pytest.raises(SqlError, match=words) as caught:
+        Query.parse(sql)
+    assert (caught.value.line, caught.value.column) == (line, column)
+
+
+def test_size_and_nesting_are_limited_before_any_parser_sees_the_text():
+    with pytest.raises(TooLargeError):
+        Query.parse("select '" + "x" * 2_000_000 + "'")
+    with pytest.raises(SqlError, match="nests parentheses"):
+        Query.parse("select " + "(" * 10_000 + "1" + ")" * 10_000)
+    assert Query.parse("select " + "(" * (MAX_NESTING - 1) + "1" + ")" * (MAX_NESTING - 1)).kind == "select"
+    assert issubclass(TooLargeError, InputError)
+
+
+def test_parentheses_in_text_are_not_nesting():
+    assert Query.parse(f"select '{'(' * 500}'").kind == "select"
+
+
+def test_parameters_are_counted_outside_of_text():
+    assert Query.parse("select * from t where a = $2 and b = '$9' -- $8").parameters == 2
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select date_trunc('day', ts), now(), Foo(a) from t where a not in (1, 2) and b not like 'x!_%' escape '!'",
+        "select a::int8, .5, interval '1 day', x is not distinct from y from t order by a desc nulls last limit 3",
+        "with q as materialized (select 1 as a) select * from q join lateral (select q.a) z on true",
+        "select count(*) filter (where a > 1), sum(a) over (partition by b order by c) from t group by rollup (a, b)",
+        "select * from (a join b using (x)) left join c on a.y = c.y where (a.x, a.y) in (select 1, 2)",
+    ],
+)
+def test_statements_come_back_as_the_same_query(sql: str):
+    query = Query.parse(sql)
+    assert query.unreadable is None
+    assert query.tree is not None
+    assert same_query(render(query.tree), sql)
+
+
+def test_a_statement_that_does_not_come_back_is_never_rewritten():
+    query = Query.parse("select a from t order by a using >")
+    assert query.tree is None
+    assert query.unreadable
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "same"),
+    [
+        ("select not a in (1)", "select a not in (1)", True),
+        ("select not a between 1 and 2", "select a not between 1 and 2", True),
+        ("select 1::int8", "select 1::bigint", True),
+        ("select .5", "select 0.5", True),
+        ("select (a) -- why", "select a", True),
+        ("select A", 'select "a"', True),
+        ("select 1.0", "select 1.00", False),
+        ('select "A"', "select a", False),
+        ("select a, b", "select b, a", False),
+        ("select not (a = 1)", "select a <> 1", False),
+    ],
+)
+def test_canonical_forms(left: str, right: str, same: bool):
+    assert same_query(left, right) is same
