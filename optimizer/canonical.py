@@ -7,93 +7,97 @@ redundant parentheses are taken out. Names, constants and order stay.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-import postgast
-from google.protobuf.message import Message
+import pgparse
+
+from optimizer.errors import SqlError
+from optimizer.parse_guard import check_chains
 
 Canonical = tuple[Any, ...]
 
-_PLACES = frozenset(
-    {"location", "stmt_len", "stmt_location", "list_start", "list_end", "rexpr_list_start", "rexpr_list_end"}
-)
-#: A_Expr kinds whose negation has a spelling of its own; libpg_query keeps the negated operator in the name.
-_NEGATED = {
-    "=": "<>",
-    "~~": "!~~",
-    "~~*": "!~~*",
-    "BETWEEN": "NOT BETWEEN",
-    "BETWEEN SYMMETRIC": "NOT BETWEEN SYMMETRIC",
+_PLACES = frozenset({"location", "stmt_len", "stmt_location", "rexpr_list_start", "rexpr_list_end"})
+#: A_Expr kinds whose negation has a spelling of its own: kind and operator of the negated form.
+_NEGATIONS = {
+    ("AEXPR_IN", "="): ("AEXPR_IN", "<>"),
+    ("AEXPR_LIKE", "~~"): ("AEXPR_LIKE", "!~~"),
+    ("AEXPR_ILIKE", "~~*"): ("AEXPR_ILIKE", "!~~*"),
+    ("AEXPR_BETWEEN", "BETWEEN"): ("AEXPR_NOT_BETWEEN", "NOT BETWEEN"),
+    ("AEXPR_BETWEEN_SYM", "BETWEEN SYMMETRIC"): ("AEXPR_NOT_BETWEEN_SYM", "NOT BETWEEN SYMMETRIC"),
 }
-_NEGATABLE_KINDS = frozenset({"AEXPR_IN", "AEXPR_LIKE", "AEXPR_ILIKE", "AEXPR_BETWEEN", "AEXPR_BETWEEN_SYM"})
-_NEGATED_KIND = {"AEXPR_BETWEEN": "AEXPR_NOT_BETWEEN", "AEXPR_BETWEEN_SYM": "AEXPR_NOT_BETWEEN_SYM"}
 
 
 def canonical(sql: str) -> Canonical:
-    """Return the canonical form of `sql`.
+    """Return the canonical form of `sql`; it can be compared and hashed.
 
-    Errors: `postgast.PgQueryError` when PostgreSQL's grammar refuses it.
+    Errors: `SqlError` when PostgreSQL's grammar refuses it, or when it nests deeper than can be compared.
     """
-    return _node(postgast.parse(sql))
+    check_chains(sql)
+    try:
+        return tuple(_value(statement) for statement in pgparse.parse(sql))
+    except pgparse.PGQueryError as error:
+        raise SqlError(f"does not parse: {error}") from None
+    except RecursionError:
+        raise SqlError("expressions are nested too deeply to be compared") from None
 
 
 def same_query(left: str, right: str) -> bool:
-    """Say whether two statements are the same query by their canonical forms (False means: not known to be)."""
+    """Say whether two statements are the same query by their canonical forms (False means: not known to be).
+
+    Errors: as `canonical`.
+    """
     return canonical(left) == canonical(right)
 
 
-def _node(message: Message) -> Canonical:
-    name = message.DESCRIPTOR.name
-    if name == "Node":  # a wrapper around one of many kinds
-        kind = message.WhichOneof("node")
-        return _node(getattr(message, kind)) if kind else ()
-    if name == "BoolExpr":
-        negated = _fold_negation(message)
-        if negated is not None:
-            return negated
-    return (name, *_fields(message, name))
+def _value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _node(value)
+    if isinstance(value, list):
+        return tuple(_value(item) for item in value)
+    return value
 
 
-def _fields(message: Message, name: str) -> Iterator[tuple[str, Any]]:
-    for field, value in message.ListFields():
-        if field.name in _PLACES:
+def _node(node: Mapping[str, Any]) -> Canonical:
+    """A node is a dict of one entry, kind to fields; fields are dicts, lists and scalars."""
+    if len(node) == 1:
+        ((kind, fields),) = node.items()
+        if kind == "BoolExpr":
+            fields_of_negation = _folded_negation(fields)
+            if fields_of_negation is not None:
+                return _fields({"A_Expr": fields_of_negation})
+    return _fields(node)
+
+
+def _fields(fields: Mapping[str, Any]) -> Canonical:
+    found = []
+    for name, value in sorted(fields.items()):
+        if name in _PLACES:
             continue
-        if field.message_type is None:
-            yield field.name, _scalar(name, field.name, value)
-        elif field.is_repeated:
-            items = tuple(_node(item) for item in value)
-            yield field.name, _without_pg_catalog(items) if (name, field.name) == ("TypeName", "names") else items
+        if name == "fval" and isinstance(value, dict):
+            # Decimal keeps the scale: 1.0 and 1.00 are different numerics.
+            found.append((name, str(Decimal(value["fval"].replace("_", "")))))
+        elif name == "names" and "typemod" in fields:
+            found.append((name, _value(_without_pg_catalog(value))))
         else:
-            yield field.name, _node(value)
+            found.append((name, _value(value)))
+    return tuple(found)
 
 
-def _scalar(message: str, field: str, value: Any) -> Any:
-    if (message, field) == ("Float", "fval") and not str(value).lower().startswith("0x"):
-        number = Decimal(str(value).replace("_", ""))
-        return str(number)  # keeps the scale: 1.0 and 1.00 are different numerics
-    return tuple(value) if isinstance(value, (list, tuple)) or hasattr(value, "append") else value
-
-
-def _without_pg_catalog(names: tuple[Canonical, ...]) -> tuple[Canonical, ...]:
+def _without_pg_catalog(names: list[Any]) -> list[Any]:
     # `bigint` parses as pg_catalog.int8, `int8` as int8; pg_catalog is searched first, so they are one type.
-    catalog = ("String", ("sval", "pg_catalog"))
-    return names[1:] if len(names) == 2 and names[0] == catalog else names
+    return names[1:] if len(names) == 2 and names[0] == {"String": {"sval": "pg_catalog"}} else names
 
 
-def _fold_negation(message: Any) -> Canonical | None:
+def _folded_negation(fields: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Turn NOT (a IN ...) into a NOT IN ...: the same by definition, two spellings in the grammar."""
-    node_types = postgast.pg_query_pb2
-    if node_types.BoolExprType.Name(message.boolop) != "NOT_EXPR" or message.args[0].WhichOneof("node") != "a_expr":
+    argument = fields["args"][0]
+    if fields["boolop"] != "NOT_EXPR" or "A_Expr" not in argument:
         return None
-    inner = message.args[0].a_expr
-    kind = node_types.A_Expr_Kind.Name(inner.kind)
-    operator = inner.name[-1].string.sval if inner.name else ""
-    if kind not in _NEGATABLE_KINDS or operator not in _NEGATED or len(inner.name) != 1:
+    inner = argument["A_Expr"]
+    operator = inner["name"][-1]["String"]["sval"] if len(inner.get("name", ())) == 1 else ""
+    negated = _NEGATIONS.get((inner["kind"], operator))
+    if negated is None:
         return None
-    copy = type(inner)()
-    copy.CopyFrom(inner)
-    copy.name[0].string.sval = _NEGATED[operator]
-    copy.kind = node_types.A_Expr_Kind.Value(_NEGATED_KIND.get(kind, kind))
-    return ("A_Expr", *_fields(copy, "A_Expr"))
+    return {**inner, "kind": negated[0], "name": [{"String": {"sval": negated[1]}}]}

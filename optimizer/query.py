@@ -20,6 +20,7 @@ from sqlglot.errors import SqlglotError
 from optimizer.canonical import canonical
 from optimizer.dialect import PlanproofPostgres
 from optimizer.errors import SqlError, TooLargeError
+from optimizer.parse_guard import check_chains, read_outline, syntax_error
 
 #: planproof's own identity of a query's shape, literals left out. Not PostgreSQL's queryid, which differs by version.
 Fingerprint = NewType("Fingerprint", str)
@@ -67,8 +68,7 @@ class Query:
         """
         check_text(sql, max_bytes)
         text = _one_statement(sql)
-        raw = postgast.parse(text).stmts[0].stmt
-        node = raw.WhichOneof("node") or "unknown"
+        node = read_outline(text)[0].WhichOneof("node") or "unknown"
         if node not in _KINDS:
             statement = node.removesuffix("_stmt").replace("_", " ").upper()
             raise SqlError(f"{statement} is not a query: give one SELECT, INSERT, UPDATE or DELETE", line=1, column=1)
@@ -160,35 +160,33 @@ def _check_nesting(sql: str) -> None:
 
 
 def _one_statement(sql: str) -> str:
+    check_chains(sql)
     try:
-        statements = postgast.parse(sql).stmts
+        statements = postgast.split(sql)
+        postgast.fingerprint(sql)  # parses: splitting alone only scans
     except postgast.PgQueryError as error:
         raise _syntax_error(sql, error) from None
     if not statements:
         raise SqlError("the query holds only comments: give one SELECT, INSERT, UPDATE or DELETE")
     if len(statements) > 1:
-        start = len(sql.encode()[: statements[1].stmt_location].decode())
-        start += len(sql[start:]) - len(sql[start:].lstrip())
+        start = sql.index(statements[1], sql.index(statements[0]) + len(statements[0]))
         raise SqlError.at_offset(
             f"{len(statements)} statements where one is expected: send them one by one", sql, start
         )
-    first = statements[0]
-    data = sql.encode()
-    end = first.stmt_location + first.stmt_len if first.stmt_len else len(data)
-    return data[first.stmt_location : end].decode().strip()
+    return statements[0].strip()
 
 
 def _syntax_error(sql: str, error: postgast.PgQueryError) -> SqlError:
-    offset = error.cursorpos - 1 if error.cursorpos else None
-    hint = ""
-    if offset is not None:
-        placeholder = _DRIVER_PLACEHOLDER.search(sql, max(offset - 2, 0), offset + 40)
-        if placeholder and placeholder.start() <= offset + 1:
-            offset = placeholder.start()
-            hint = f": {placeholder.group()} is a driver's placeholder, write $1, $2, ... or a value"
-        elif offset < len(sql) and sql[offset] in "`[":
-            hint = ": this looks like another dialect's quoting, PostgreSQL quotes names with double quotes"
-    return SqlError.at_offset(f"{error.message}{hint}", sql, offset)
+    plain = syntax_error(error, sql)
+    offset = max(error.cursorpos - 1, 0)
+    placeholder = _DRIVER_PLACEHOLDER.search(sql, max(offset - 2, 0), offset + 40)
+    if placeholder and placeholder.start() <= offset + 1:
+        hint = f"{placeholder.group()} is a driver's placeholder, write $1, $2, ... or a value"
+        return SqlError.at_offset(f"{plain.args[0]}: {hint}", sql, placeholder.start())
+    if offset < len(sql) and sql[offset] in "`[":
+        hint = "this looks like another dialect's quoting, PostgreSQL quotes names with double quotes"
+        return SqlError.at_offset(f"{plain.args[0]}: {hint}", sql, offset)
+    return plain
 
 
 def _parameter_count(sql: str) -> int:
@@ -208,8 +206,8 @@ def _tree(sql: str) -> tuple[exp.Expr | None, str | None]:
         return None, f"the rewriter cannot read this statement ({first_line})"
     try:
         faithful = canonical(printed) == canonical(sql)
-    except postgast.PgQueryError:
-        faithful = False
+    except SqlError as error:
+        return None, f"the rewriter cannot read this statement ({error})"
     if not faithful:
         return None, "the rewriter would not print this statement back unchanged, so it is not rewritten"
     return tree, None

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-import postgast
-
 from optimizer.advice import Rejection
 from optimizer.candidate import Rewrite
 from optimizer.canonical import Canonical, canonical
@@ -107,8 +105,8 @@ def _new_rewrites(
         for rewrite in rewrites:
             try:
                 key = canonical(rewrite.sql)
-            except postgast.PgQueryError as error:
-                rejected.append(Rejection(rule.code, rewrite.sql, "invalid", f"does not parse: {error.message}"))
+            except SqlError as error:
+                rejected.append(Rejection(rule.code, rewrite.sql, "invalid", str(error)))
                 continue
             if key not in seen:
                 chain = (*form.chain, *rewrite.rules)
