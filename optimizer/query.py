@@ -108,6 +108,11 @@ class Query:
         return self.parsed.unreadable
 
     @cached_property
+    def reading_tree(self) -> exp.Expr | None:
+        """`tree`, or where that is None a tree to look at only: printed, it may not be the same statement."""
+        return self.tree if self.tree is not None else _readable(self.sql)
+
+    @cached_property
     def tables(self) -> tuple[str, ...]:
         """Names of the tables read or written, as written, without CTEs, sorted."""
         return tuple(sorted(set(postgast.extract_tables(postgast.parse(self.sql)))))
@@ -173,7 +178,7 @@ def _one_statement(sql: str) -> str:
         raise SqlError.at_offset(
             f"{len(statements)} statements where one is expected: send them one by one", sql, start
         )
-    return statements[0].strip()
+    return str(statements[0]).strip()
 
 
 def _syntax_error(sql: str, error: postgast.PgQueryError) -> SqlError:
@@ -211,3 +216,18 @@ def _tree(sql: str) -> tuple[exp.Expr | None, str | None]:
     if not faithful:
         return None, "the rewriter would not print this statement back unchanged, so it is not rewritten"
     return tree, None
+
+
+def _readable(sql: str) -> exp.Expr | None:
+    """Parse with sqlglot alone; its tokenizer wants a space after `$1`."""
+    tokens = postgast.scan(sql).tokens
+    param = postgast.pg_query_pb2.Token.Value("PARAM")
+    data, end, pieces = sql.encode(), 0, []
+    for token in tokens:
+        if token.token == param:
+            pieces.append(data[end : token.end])
+            end = token.end
+    try:
+        return sqlglot.parse_one(b" ".join([*pieces, data[end:]]).decode(), dialect=PlanproofPostgres)
+    except (SqlglotError, RecursionError, ValueError):
+        return None
