@@ -1,0 +1,227 @@
+"""Stops an embedded server that nobody uses any more; and how a postmaster is found and ended.
+
+Every process that uses a cluster holds a shared `flock` on its lease file, which the kernel gives back however the
+process ends. The watchdog waits until nobody has held the lease for the linger time, then stops the server.
+
+It runs as a script, isolated and without site-packages (`python -I -S watchdog.py ...`), so that an idle server costs a
+few megabytes: this file imports the standard library only, and `cluster.py` imports from here.
+
+Whoever decides something (start, stop, "nobody needs me") holds the start lock while deciding and acting. That is the
+whole protocol: no decision can be taken on a state that another one is changing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+START_LOCK = "start.lock"
+LEASE = "lease.lock"
+WATCHDOG_LOCK = "watchdog.lock"
+LOG = "server.log"
+LOG_LIMIT_BYTES = 10_000_000
+FAST_STOP_S = 30.0
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Postmaster:
+    """A running postmaster, as its `postmaster.pid` tells.
+
+    Parameters:
+        pid: process id.
+        started: seconds since the epoch.
+        port: names the socket file; nothing listens on TCP.
+        socket_folder: where the socket is.
+        ready: whether it accepts connections.
+    """
+
+    pid: int
+    started: int
+    port: int
+    socket_folder: str
+    ready: bool
+
+    @property
+    def generation(self) -> str:
+        """A text that changes at every start of the postmaster."""
+        return f"{self.started}-{self.pid}"
+
+
+def read_postmaster(data: Path) -> Postmaster | None:
+    """Return the postmaster that runs on the data folder `data`; None if there is none (a stale file counts as none).
+
+    A postmaster that has only begun to write its file is returned with `ready` False.
+    """
+    try:
+        lines = (data / "postmaster.pid").read_text(encoding="utf-8", errors="replace").splitlines()
+        pid = int(lines[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    if not _is_postmaster(pid, data):
+        return None
+    with contextlib.suppress(ValueError, IndexError):
+        return Postmaster(pid, int(lines[2]), int(lines[3]), lines[4], lines[7].strip() == "ready")
+    return Postmaster(pid, 0, 0, "", ready=False)
+
+
+def _is_postmaster(pid: int, data: Path) -> bool:
+    """Tell whether process `pid` lives and is PostgreSQL on `data`: after a reboot the number may be anybody's."""
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return False  # somebody else's: ours runs as us, or we are root
+    process = Path("/proc") / str(pid)
+    try:
+        # A dead postmaster that nobody has reaped still has a number (containers without an init process).
+        if process.joinpath("stat").read_text(errors="replace").rpartition(")")[2].split()[0] in "ZX":
+            return False
+        # Its arguments are open to all; its working folder is closed even to root in a usual container.
+        return os.fsencode(data.resolve()) in process.joinpath("cmdline").read_bytes().split(b"\0")
+    except FileNotFoundError:
+        return not Path("/proc/self").exists()  # no /proc on this system: believe the signal
+    except (OSError, IndexError):
+        return False
+
+
+def stop_postmaster(data: Path, *, fast_stop_s: float = FAST_STOP_S) -> bool:
+    """Stop the postmaster on `data`, if one runs, and wait until it is gone. The caller holds the start lock.
+
+    Parameters:
+        data: the data folder.
+        fast_stop_s: seconds given to a clean stop (open sessions are ended, data written) before it is made to quit.
+
+    Returns: whether it is gone.
+    """
+    for number, patience_s in ((signal.SIGINT, fast_stop_s), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 5.0)):
+        postmaster = read_postmaster(data)
+        if postmaster is None:
+            return True
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(postmaster.pid, number)
+        deadline = time.monotonic() + patience_s
+        while time.monotonic() < deadline:
+            if not _is_postmaster(postmaster.pid, data):
+                return True
+            time.sleep(_POLL_S)
+    return read_postmaster(data) is None
+
+
+def open_lock(path: Path) -> int:
+    """Open, or make, the lock file `path` and return its descriptor, which children do not inherit."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, timeout_s: float | None = None) -> Iterator[None]:
+    """Hold the exclusive lock on `path`.
+
+    Parameters:
+        path: the lock file.
+        timeout_s: how long to wait, in seconds; None waits as long as it takes.
+
+    Raises:
+        TimeoutError: somebody else kept it.
+    """
+    descriptor = open_lock(path)
+    try:
+        if timeout_s is None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        else:
+            deadline = time.monotonic() + timeout_s
+            while not try_exclusive(descriptor):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{path} stayed locked for {timeout_s:g} s")
+                time.sleep(_POLL_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def try_exclusive(descriptor: int) -> bool:
+    """Take the exclusive lock on an open lock file if nobody holds any lock on it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def leased(folder: Path) -> bool:
+    """Tell whether any process holds the lease of the cluster in `folder`. The caller holds the start lock."""
+    descriptor = open_lock(folder / LEASE)
+    try:
+        return not try_exclusive(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def watch(folder: Path, data: Path, linger_s: float, lock: int) -> None:
+    """Wait until the cluster is unused for `linger_s` seconds, stop it, return. Returns also when it runs no more.
+
+    Parameters:
+        folder: the cluster's folder, with its lock files.
+        data: its data folder.
+        linger_s: seconds without a user.
+        lock: descriptor of the watchdog lock, held since before this process began.
+    """
+    poll_s = min(max(linger_s / 4, 0.05), 2.0)
+    idle_since: float | None = None
+    while True:
+        time.sleep(poll_s)
+        if not _same_file(lock, folder / WATCHDOG_LOCK):
+            return  # the folder was deleted, and perhaps made anew with a watchdog of its own
+        with locked(folder / START_LOCK):
+            if read_postmaster(data) is None:
+                os.close(lock)  # while nobody can start a server that would count on us
+                return
+            _cap_log(folder / LOG)
+            if leased(folder):
+                idle_since = None
+                continue
+            # A user may have come and gone between two looks: taking a lease touches the file.
+            idle_since = idle_since or time.time()
+            last_use = max(idle_since, (folder / LEASE).stat().st_mtime)
+            if time.time() - last_use >= linger_s and stop_postmaster(data):
+                os.close(lock)
+                return
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _cap_log(log: Path) -> None:
+    """Empty the server's log when it has grown too large; the server appends, so it goes on at the start."""
+    if log.exists() and log.stat().st_size > LOG_LIMIT_BYTES:
+        os.truncate(log, 0)
+
+
+def main() -> None:
+    """Read the command line and watch. A folder that is deleted meanwhile ends the watch quietly."""
+    parser = argparse.ArgumentParser(description=watch.__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("linger_s", type=float)
+    parser.add_argument("lock", type=int)
+    chosen = parser.parse_args()
+    with contextlib.suppress(FileNotFoundError):
+        watch(chosen.folder, chosen.data, chosen.linger_s, chosen.lock)
+
+
+if __name__ == "__main__":
+    main()
