@@ -79,13 +79,14 @@ class IndexCandidate:
     def subsumed_by(self, existing: Index | IndexCandidate) -> bool:
         """Say whether `existing` already serves what this index would: same method, keys a prefix, nothing missing.
 
-        A partial index serves only queries that imply its predicate, so predicates must be equal or absent there.
+        A partial index serves only queries that imply its predicate, and holds fewer rows than a full one does, so the
+        predicates must be equal.
         """
         if existing.method != self.method or (existing.schema, existing.table) != (self.schema, self.table):
             return False
         if isinstance(existing, Index) and not existing.valid:
             return False
-        if existing.predicate is not None and existing.predicate != self.predicate:
+        if existing.predicate != self.predicate:
             return False
         keys = existing.key_columns[: len(self.key_columns)]
         if len(keys) != len(self.key_columns) or not all(map(_same_key, keys, self.key_columns)):

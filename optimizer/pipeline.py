@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from optimizer.advice import Finding, Rejection, Report, Timings
 from optimizer.candidate import IndexCandidate, without_subsumed
@@ -25,7 +26,7 @@ from optimizer.plan import Plan
 from optimizer.query import Query
 from optimizer.ranking import Judge, Option, advise
 from optimizer.rule import IndexRule, RewriteRule, Rule
-from optimizer.search import Form, Forms, search_forms
+from optimizer.search import Form, Forms, raised, search_forms
 from optimizer.selection import select_indexes
 from optimizer.services import Services
 from optimizer.shadow.port import HypotheticalIndex, Parameter, PlanningSession, ShadowDatabase
@@ -95,6 +96,7 @@ class Optimizer:
         with shadow.session() as session:
             plans = _Planner(session, options.parameters, watch)
             original = Form(query, plans.explain(query.sql))
+            deadline.check("planning the query")
             with watch.phase("propose"):
                 unfit = unfit_for_rewriting(query, catalog)
                 rewrite_rules = () if unfit else [r for r in rules if isinstance(r, RewriteRule)]
@@ -105,7 +107,7 @@ class Optimizer:
             explain_calls = session.explain_calls
         with watch.phase("verify"):
             judge = self._judge(query, shadow, options, deadline)
-            advice, rejected = advise(original, found, judge, self.settings.min_gain)
+            advice, rejected = advise(original, found, judge, catalog, self.settings.min_gain)
         return Report(
             query=query,
             shadow=shadow.info,
@@ -196,17 +198,23 @@ class _Planner:
 
 
 def _index_candidates(forms: Forms, rules: Sequence[IndexRule], catalog: Catalog) -> tuple[IndexCandidate, ...]:
-    """What the index rules propose for any form, without what exists already."""
-    proposed: list[IndexCandidate] = []
-    for form in (forms.original, *forms.rewritten):
-        for rule in rules:
-            try:
-                proposed += rule.propose(form.query, catalog, form.plan)
-            except Exception as error:  # noqa: BLE001 - a plugin's rule may raise anything; it must hurt nothing else
-                detail = f"the rule raised {type(error).__name__}: {error}".splitlines()[0]
-                forms.rejected.append(Rejection(rule.code, "", "plugin_error", detail))
+    """What the index rules propose, the forms taking turns, without what exists already."""
+    by_form = [_proposed(form, rules, catalog, forms.rejected) for form in (forms.original, *forms.rewritten)]
+    in_turn = (candidate for turn in zip_longest(*by_form) for candidate in turn if candidate is not None)
     existing = [index for table in catalog.tables.values() for index in table.indexes]
-    return without_subsumed(proposed, existing)[:MAX_CANDIDATES]
+    return without_subsumed(in_turn, existing)[:MAX_CANDIDATES]
+
+
+def _proposed(
+    form: Form, rules: Sequence[IndexRule], catalog: Catalog, rejected: list[Rejection]
+) -> list[IndexCandidate]:
+    found: list[IndexCandidate] = []
+    for rule in rules:
+        try:
+            found += rule.propose(form.query, catalog, form.plan)
+        except Exception as error:  # noqa: BLE001 - a plugin's rule may raise anything; it must hurt nothing else
+            rejected.append(raised(rule, error))
+    return found
 
 
 def _options(forms: Forms, indexes: Collection[HypotheticalIndex], plans: _Planner, deadline: Deadline) -> list[Option]:

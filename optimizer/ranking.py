@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from optimizer.advice import Advice, AdviceKind, Comparison, Evidence, Rejection, RejectionReason
+from optimizer.candidate import IndexCandidate
+from optimizer.catalog import Catalog
 from optimizer.equivalence.verdict import Equivalence, Verdict
 from optimizer.plan import Plan
 from optimizer.search import Form
+from optimizer.shadow.admission import free_name, relation_names
 from optimizer.shadow.port import HypotheticalIndex
 
 #: Most distinct rewrites that are sent through the gate for one query.
@@ -83,7 +86,7 @@ class Judge:
 
 
 def advise(
-    original: Form, options: Iterable[Option], judge: Judge, min_gain: float
+    original: Form, options: Iterable[Option], judge: Judge, catalog: Catalog, min_gain: float
 ) -> tuple[tuple[Advice, ...], tuple[Rejection, ...]]:
     """Turn options into ranked advice.
 
@@ -91,6 +94,7 @@ def advise(
         original: the query as given.
         options: what was planned; any order.
         judge: decides on rewrites.
+        catalog: for names that are free.
         min_gain: smallest relative cost reduction, 0 to 1, that is worth saying.
 
     Returns: advice, best first, and what was turned down.
@@ -104,7 +108,7 @@ def advise(
     worthwhile = (o for o in cheaper if o.kind == "combined" and o.cost <= alone * (1 - min_gain))
     combined = next((o for o in worthwhile if judge.passes(o.form)), None)
     chosen = sorted((o for o in (combined, rewrite, index) if o is not None), key=lambda o: o.cost)
-    advice = tuple(_advice(option, original, judge.verdict(option.form)) for option in chosen)
+    advice = tuple(_advice(option, original, judge.verdict(option.form), catalog) for option in chosen)
     advised = {o.form.query.sql for o in chosen}
     return advice, (*judge.rejections(), *_not_cheaper(ordered, original, advised, judge, min_gain))
 
@@ -130,9 +134,10 @@ def _not_cheaper(
         yield Rejection("+".join(option.form.chain), sql, "not_cheaper", detail)
 
 
-def _advice(option: Option, original: Form, verdict: Verdict | None) -> Advice:
+def _advice(option: Option, original: Form, verdict: Verdict | None, catalog: Catalog) -> Advice:
     rewrite = option.form.rewrite
-    candidates = [index.candidate for index in option.indexes]
+    names = _names(option.indexes, catalog)
+    candidates = list(names)
     rules = (*(rewrite.rules if rewrite else ()), *dict.fromkeys(code for c in candidates for code in c.rules))
     titles = [*([rewrite.title] if rewrite else []), *(c.title for c in candidates)]
     reasons = [*([rewrite.why] if rewrite else []), *(c.why for c in candidates)]
@@ -142,8 +147,8 @@ def _advice(option: Option, original: Form, verdict: Verdict | None) -> Advice:
         title="; ".join(t for t in titles if t),
         why="\n\n".join(r for r in reasons if r),
         sql=option.form.query.sql if rewrite else None,
-        ddl=tuple(index.candidate.ddl() for index in option.indexes),
-        rollback=tuple(index.candidate.rollback() for index in option.indexes),
+        ddl=tuple(candidate.ddl(name) for candidate, name in names.items()),
+        rollback=tuple(candidate.rollback(name) for candidate, name in names.items()),
         cost=Comparison(original.plan.cost, option.plan.cost),
         evidence=Evidence.ESTIMATED,
         equivalence=verdict,
@@ -151,6 +156,14 @@ def _advice(option: Option, original: Form, verdict: Verdict | None) -> Advice:
         storage_bytes=_bytes(option),
         source=_source(option),
     )
+
+
+def _names(indexes: Iterable[HypotheticalIndex], catalog: Catalog) -> dict[IndexCandidate, str]:
+    """A name for each index that neither the database nor another of them has."""
+    names: dict[IndexCandidate, str] = {}
+    for candidate in (index.candidate for index in indexes):
+        names[candidate] = free_name(candidate, relation_names(candidate.schema, catalog) | set(names.values()))
+    return names
 
 
 def _source(option: Option) -> str:

@@ -19,7 +19,7 @@ from optimizer.clock import Deadline
 from optimizer.errors import SqlError, TimeLimitError
 from optimizer.plan import Plan
 from optimizer.query import Query
-from optimizer.rule import RewriteRule
+from optimizer.rule import RewriteRule, Rule
 
 #: Most forms that are planned for one query, the original included, and the longest chain of rules.
 MAX_FORMS = 24
@@ -92,6 +92,12 @@ def search_forms(
     return forms
 
 
+def raised(rule: Rule, error: Exception) -> Rejection:
+    """Report a rule that raised."""
+    detail = f"the rule raised {type(error).__name__}: {error}".splitlines()[0]
+    return Rejection(rule.code, "", "plugin_error", detail)
+
+
 def _new_rewrites(
     form: Form, rules: Sequence[RewriteRule], catalog: Catalog, seen: set[Canonical], rejected: list[Rejection]
 ) -> Iterator[tuple[Rewrite, Canonical]]:
@@ -99,8 +105,7 @@ def _new_rewrites(
         try:
             rewrites = tuple(rule.rewrites(form.query, catalog))
         except Exception as error:  # noqa: BLE001 - a plugin's rule may raise anything; it must hurt nothing else
-            detail = f"the rule raised {type(error).__name__}: {error}".splitlines()[0]
-            rejected.append(Rejection(rule.code, "", "plugin_error", detail))
+            rejected.append(raised(rule, error))
             continue
         for rewrite in rewrites:
             try:

@@ -14,8 +14,11 @@ from optimizer.clock import Deadline
 from optimizer.plan import Plan
 from optimizer.shadow.port import HypotheticalIndex
 
-#: Share of the whole gain that may be given up for a smaller configuration.
-TOLERANCE = 0.03
+#: How much dearer than the cheapest plan a plan with fewer or smaller indexes may be: a share of that plan's cost, or of
+#: the gain up to a cost that takes a millisecond or two anyway.
+TOLERANCE = 0.1
+GAIN_TOLERANCE = 0.01
+NEGLIGIBLE_COST = 100.0
 #: Smaller stand-ins tried for each index.
 MAX_STAND_INS = 4
 
@@ -53,7 +56,8 @@ def select_indexes(
     best = everything.cost.total_cost
     if not used or best >= bare.cost.total_cost:
         return Selection((), bare)
-    limit = best + TOLERANCE * (bare.cost.total_cost - best)
+    gain = bare.cost.total_cost - best
+    limit = best + max(TOLERANCE * best, min(GAIN_TOLERANCE * gain, NEGLIGIBLE_COST))
     chosen = _pruned(Selection(used, explain(used)), limit, explain, deadline)
     return _shrunk(chosen, candidates, limit, explain, deadline)
 

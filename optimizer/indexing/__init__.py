@@ -1,0 +1,1 @@
+"""What a query asks of its tables, as the index rules need it."""
