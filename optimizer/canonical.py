@@ -27,6 +27,7 @@ _NEGATIONS = {
     ("AEXPR_BETWEEN", "BETWEEN"): ("AEXPR_NOT_BETWEEN", "NOT BETWEEN"),
     ("AEXPR_BETWEEN_SYM", "BETWEEN SYMMETRIC"): ("AEXPR_NOT_BETWEEN_SYM", "NOT BETWEEN SYMMETRIC"),
 }
+_NEGATED_TESTS = {"IS_TRUE": "IS_NOT_TRUE", "IS_FALSE": "IS_NOT_FALSE", "IS_UNKNOWN": "IS_NOT_UNKNOWN"}
 
 
 def canonical(sql: str) -> Canonical:
@@ -64,9 +65,7 @@ def _node(node: Mapping[str, Any]) -> Canonical:
     if len(node) == 1:
         ((kind, fields),) = node.items()
         if kind == "BoolExpr":
-            fields_of_negation = _folded_negation(fields)
-            if fields_of_negation is not None:
-                return _fields({"A_Expr": fields_of_negation})
+            return _fields(_folded_negation(fields) or node)
     return _fields(node)
 
 
@@ -91,13 +90,19 @@ def _without_pg_catalog(names: list[Any]) -> list[Any]:
 
 
 def _folded_negation(fields: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Turn NOT (a IN ...) into a NOT IN ...: the same by definition, two spellings in the grammar."""
-    argument = fields["args"][0]
-    if fields["boolop"] != "NOT_EXPR" or "A_Expr" not in argument:
+    """Turn NOT (a IN ...) into a NOT IN ..., NOT (a IS TRUE) into a IS NOT TRUE: two spellings of one thing.
+
+    NOT (a IS NULL) stays: of a row it is not the same as a IS NOT NULL.
+    """
+    if fields["boolop"] != "NOT_EXPR":
         return None
-    inner = argument["A_Expr"]
+    ((kind, inner),) = fields["args"][0].items()
+    if kind == "BooleanTest" and inner["booltesttype"] in _NEGATED_TESTS:
+        return {kind: {**inner, "booltesttype": _NEGATED_TESTS[inner["booltesttype"]]}}
+    if kind != "A_Expr":
+        return None
     operator = inner["name"][-1]["String"]["sval"] if len(inner.get("name", ())) == 1 else ""
     negated = _NEGATIONS.get((inner["kind"], operator))
     if negated is None:
         return None
-    return {**inner, "kind": negated[0], "name": [{"String": {"sval": negated[1]}}]}
+    return {kind: {**inner, "kind": negated[0], "name": [{"String": {"sval": negated[1]}}]}}

@@ -159,6 +159,8 @@ def rejects_null(condition: exp.Expr, column_is: Column | None, alias: str, scop
         part = bare(part)
         if isinstance(part, exp.Not) and isinstance(part.this, exp.Is) and isinstance(part.this.expression, exp.Null):
             operands: Iterable[exp.Expr] = (part.this.this,)
+        elif isinstance(part, exp.Is) and part.args.get("negate") and isinstance(part.expression, exp.Null):
+            operands = (part.this,)
         elif isinstance(part, (*COMPARISONS, exp.Like, exp.ILike, exp.Between, exp.In)):
             operands = (part.this, part.expression) if isinstance(part, exp.Binary) else (part.this,)
         else:

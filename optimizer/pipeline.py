@@ -22,6 +22,7 @@ from optimizer.equivalence.verdict import Equivalence, Verdict
 from optimizer.errors import InputError
 from optimizer.index_ddl import parse_index_ddl
 from optimizer.matching import unfit_for_rewriting
+from optimizer.measurement import Executes, measured
 from optimizer.plan import Plan
 from optimizer.query import Query
 from optimizer.ranking import Judge, Option, advise
@@ -91,7 +92,7 @@ class Optimizer:
         rules = self._enabled(options)
         with watch.phase("parse"):
             query = Query.parse(sql, max_bytes=self.settings.max_sql_bytes)
-            _check_parameters(query, options)
+            _check_options(query, options)
             catalog = shadow.catalog()
         with shadow.session() as session:
             plans = _Planner(session, options.parameters, watch)
@@ -108,6 +109,12 @@ class Optimizer:
         with watch.phase("verify"):
             judge = self._judge(query, shadow, options, deadline)
             advice, rejected = advise(original, found, judge, catalog, self.settings.min_gain)
+        if options.measure:
+            with shadow.session() as session:
+                if not isinstance(session, Executes):
+                    raise InputError(f"nothing can be measured on the shadow {shadow.info.name}: it holds no rows")
+                advice, slower = measured(advice, query.sql, session, options.parameters, deadline)
+                rejected = (*slower, *rejected)
         return Report(
             query=query,
             shadow=shadow.info,
@@ -229,10 +236,12 @@ def _options(forms: Forms, indexes: Collection[HypotheticalIndex], plans: _Plann
     return found
 
 
-def _check_parameters(query: Query, options: Options) -> None:
+def _check_options(query: Query, options: Options) -> None:
     if options.parameters is not None and len(options.parameters) != query.parameters:
         given = f"the query has {query.parameters} parameters but {len(options.parameters)} values were given"
         raise InputError(f"{given}: give one value for each $n")
+    if options.measure and query.parameters and options.parameters is None:
+        raise InputError("a query with parameters can only be executed with values: give one value for each $n")
     if options.llm:
         raise InputError("no model is configured: the language-model plugin is not installed")
 

@@ -14,8 +14,8 @@ from optimizer.clock import Deadline
 from optimizer.plan import Plan
 from optimizer.shadow.port import HypotheticalIndex
 
-#: How much dearer than the cheapest plan a plan with fewer or smaller indexes may be: a share of that plan's cost, or of
-#: the gain up to a cost that takes a millisecond or two anyway.
+#: How much dearer than the cheapest plan a plan with fewer or smaller indexes may be: a share of that plan's cost, or
+#: of the gain up to a cost that takes a millisecond or two anyway.
 TOLERANCE = 0.1
 GAIN_TOLERANCE = 0.01
 NEGLIGIBLE_COST = 100.0

@@ -62,7 +62,10 @@ class HypotheticalIndex:
 class PlanningSession(Protocol):
     """One private place to plan in: what happens here disturbs nobody and is gone at its end."""
 
-    explain_calls: int
+    @property
+    def explain_calls(self) -> int:
+        """EXPLAIN statements since the session was opened."""
+        ...
 
     def explain(
         self,
