@@ -25,7 +25,7 @@ from optimizer.matching import unfit_for_rewriting
 from optimizer.measurement import Executes, measured
 from optimizer.plan import Plan
 from optimizer.query import Query
-from optimizer.ranking import Judge, Option, advise
+from optimizer.ranking import Judge, Option, Thresholds, advise
 from optimizer.rule import IndexRule, RewriteRule, Rule
 from optimizer.search import Form, Forms, raised, search_forms
 from optimizer.selection import select_indexes
@@ -108,7 +108,8 @@ class Optimizer:
             explain_calls = session.explain_calls
         with watch.phase("verify"):
             judge = self._judge(query, shadow, options, deadline)
-            advice, rejected = advise(original, found, judge, catalog, self.settings.min_gain)
+            thresholds = Thresholds(self.settings.min_gain, self.settings.min_index_gain)
+            advice, rejected = advise(original, found, judge, catalog, thresholds)
         if options.measure:
             with shadow.session() as session:
                 if not isinstance(session, Executes):

@@ -24,6 +24,27 @@ MAX_VERDICTS = 8
 
 
 @dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Smallest relative cost reductions, 0 to 1, that are worth saying.
+
+    Parameters:
+        min_gain: for a rewrite.
+        min_index_gain: for indexes, which also cost storage and writes; against the best without them.
+    """
+
+    min_gain: float = 0.05
+    min_index_gain: float = 0.2
+
+    def rewrite(self, before: float) -> float:
+        """The highest cost at which a rewrite of something that costs `before` is advice."""
+        return before * (1 - self.min_gain)
+
+    def index(self, before: float) -> float:
+        """The highest cost at which indexes for something that costs `before` are advice."""
+        return before * (1 - self.min_index_gain)
+
+
+@dataclass(frozen=True, slots=True)
 class Option:
     """A form of the query with hypothetical indexes, planned."""
 
@@ -86,7 +107,7 @@ class Judge:
 
 
 def advise(
-    original: Form, options: Iterable[Option], judge: Judge, catalog: Catalog, min_gain: float
+    original: Form, options: Iterable[Option], judge: Judge, catalog: Catalog, thresholds: Thresholds
 ) -> tuple[tuple[Advice, ...], tuple[Rejection, ...]]:
     """Turn options into ranked advice.
 
@@ -95,26 +116,26 @@ def advise(
         options: what was planned; any order.
         judge: decides on rewrites.
         catalog: for names that are free.
-        min_gain: smallest relative cost reduction, 0 to 1, that is worth saying.
+        thresholds: what is worth saying.
 
     Returns: advice, best first, and what was turned down.
     """
     before = original.plan.cost.total_cost
     ordered = sorted(options, key=lambda o: (o.cost, len(o.indexes), _bytes(o), len(o.form.chain), o.form.query.sql))
-    cheaper = [o for o in ordered if o.cost <= before * (1 - min_gain)]
-    rewrite = next((o for o in cheaper if o.kind == "rewrite" and judge.passes(o.form)), None)
-    index = next((o for o in cheaper if o.kind == "index"), None)
+    rewrites = (o for o in ordered if o.kind == "rewrite" and o.cost <= thresholds.rewrite(before))
+    rewrite = next((o for o in rewrites if judge.passes(o.form)), None)
+    index = next((o for o in ordered if o.kind == "index" and o.cost <= thresholds.index(before)), None)
     alone = min((o.cost for o in (rewrite, index) if o is not None), default=before)
-    worthwhile = (o for o in cheaper if o.kind == "combined" and o.cost <= alone * (1 - min_gain))
+    worthwhile = (o for o in ordered if o.kind == "combined" and o.cost <= thresholds.index(alone))
     combined = next((o for o in worthwhile if judge.passes(o.form)), None)
     chosen = sorted((o for o in (combined, rewrite, index) if o is not None), key=lambda o: o.cost)
     advice = tuple(_advice(option, original, judge.verdict(option.form), catalog) for option in chosen)
     advised = {o.form.query.sql for o in chosen}
-    return advice, (*judge.rejections(), *_not_cheaper(ordered, original, advised, judge, min_gain))
+    return advice, (*judge.rejections(), *_not_cheaper(ordered, original, advised, judge, thresholds))
 
 
 def _not_cheaper(
-    ordered: list[Option], original: Form, advised: set[str], judge: Judge, min_gain: float
+    ordered: list[Option], original: Form, advised: set[str], judge: Judge, thresholds: Thresholds
 ) -> Iterator[Rejection]:
     """Rewrites that gained too little, by their best option; those the gate saw are reported by the judge."""
     before = original.plan.cost.total_cost
@@ -130,7 +151,8 @@ def _not_cheaper(
         alone = option.form.plan.cost.total_cost
         ratio = alone / before if before else 1.0
         detail = f"cost {before:.2f} before, {alone:.2f} after (ratio {ratio:.2f})"
-        detail += ": other advice is cheaper" if ratio <= 1 - min_gain else f": less than {min_gain:.0%} gained"
+        enough = alone <= thresholds.rewrite(before)
+        detail += ": other advice is cheaper" if enough else f": less than {thresholds.min_gain:.0%} gained"
         yield Rejection("+".join(option.form.chain), sql, "not_cheaper", detail)
 
 

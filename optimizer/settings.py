@@ -37,7 +37,12 @@ class Settings(BaseSettings):
     scratch_memory_bytes: int = Field(
         1_500_000_000, gt=0, description="Address-space limit of each scratch server process."
     )
-    min_gain: float = Field(0.05, ge=0, lt=1, description="Smallest relative cost reduction that is called advice.")
+    min_gain: float = Field(
+        0.05, ge=0, lt=1, description="Smallest relative cost reduction that makes a rewrite advice."
+    )
+    min_index_gain: float = Field(
+        0.2, ge=0, lt=1, description="The same for indexes, which also cost storage and writes."
+    )
     allow_http_sources: tuple[str, ...] = Field(
         (), description="Hosts that DSNs sent over HTTP may name; none by default."
     )

@@ -12,7 +12,7 @@ from optimizer.clock import Deadline
 from optimizer.equivalence.verdict import Counterexample, Equivalence, Verdict
 from optimizer.plan import Plan
 from optimizer.query import Query
-from optimizer.ranking import MAX_VERDICTS, Judge, Option, advise
+from optimizer.ranking import MAX_VERDICTS, Judge, Option, Thresholds, advise
 from optimizer.search import Form
 from optimizer.selection import select_indexes
 from optimizer.shadow.port import HypotheticalIndex
@@ -96,7 +96,7 @@ def test_a_refuted_rewrite_is_never_advice_however_cheap():
     wrong, right = form("select 2", 1, "RW1"), form("select 3", 20, "RW2")
     options = [Option(f, (), f.plan) for f in (wrong, right)]
     verdicts = {"select 2": Equivalence.REFUTED, "select 3": Equivalence.TESTED}
-    advice, rejected = advise(ORIGINAL, options, judge(verdicts), Catalog({}), 0.05)
+    advice, rejected = advise(ORIGINAL, options, judge(verdicts), Catalog({}), Thresholds())
     assert [a.sql for a in advice] == ["select 3"]
     assert [(r.rule, r.reason, r.counterexample is not None) for r in rejected] == [("RW1", "refuted", True)]
 
@@ -106,14 +106,14 @@ def test_a_rewrite_that_does_not_pass_taints_its_combination_too(verdict: Equiva
     wrong = form("select 2", 50, "RW1")
     index = hypothetical("a")
     options = [Option(wrong, (), wrong.plan), Option(wrong, (index,), plan(1, "a"))]
-    advice, rejected = advise(ORIGINAL, options, judge({"select 2": verdict}), Catalog({}), 0.05)
+    advice, rejected = advise(ORIGINAL, options, judge({"select 2": verdict}), Catalog({}), Thresholds())
     assert advice == ()
     assert [r.reason for r in rejected] == [verdict.value]
 
 
 def test_rewrites_that_gain_too_little_are_reported_and_never_judged():
     slower = form("select 2", 98, "RW1")
-    advice, rejected = advise(ORIGINAL, [Option(slower, (), slower.plan)], judge({}), Catalog({}), 0.05)
+    advice, rejected = advise(ORIGINAL, [Option(slower, (), slower.plan)], judge({}), Catalog({}), Thresholds())
     assert advice == ()
     assert [(r.rule, r.reason) for r in rejected] == [("RW1", "not_cheaper")]
 
@@ -125,7 +125,7 @@ def test_rewrite_and_index_together_are_advised_when_they_beat_either_alone():
         Option(ORIGINAL, (index,), plan(50, "a")),
         Option(rewritten, (index,), plan(5, "a")),
     ]
-    advice, rejected = advise(ORIGINAL, options, judge({"select 2": Equivalence.TESTED}), Catalog({}), 0.05)
+    advice, rejected = advise(ORIGINAL, options, judge({"select 2": Equivalence.TESTED}), Catalog({}), Thresholds())
     assert [a.kind for a in advice] == ["combined", "index", "rewrite"]
     assert [a.cost.ratio for a in advice if a.cost] == [0.05, 0.5, 0.6]
     assert advice[0].ddl == ("CREATE INDEX CONCURRENTLY t_a_idx ON public.t USING btree (a)",)
@@ -135,10 +135,21 @@ def test_rewrite_and_index_together_are_advised_when_they_beat_either_alone():
     assert rejected == ()
 
 
+def test_an_index_must_repay_its_storage_and_writes():
+    rewritten, index = form("select 2", 10, "RW1"), hypothetical("a")
+    options = [
+        Option(rewritten, (), rewritten.plan),
+        Option(rewritten, (index,), plan(9, "a")),
+        Option(ORIGINAL, (index,), plan(85, "a")),
+    ]
+    advice, _ = advise(ORIGINAL, options, judge({"select 2": Equivalence.TESTED}), Catalog({}), Thresholds())
+    assert [a.kind for a in advice] == ["rewrite"]
+
+
 def test_indexes_advised_together_get_names_of_their_own():
     wide, narrow = candidate("a", include=("z",)), candidate("a", include=("y",))
     pair = tuple(HypotheticalIndex(c, f"h{n}", 100) for n, c in enumerate((wide, narrow)))
-    advice, _ = advise(ORIGINAL, [Option(ORIGINAL, pair, plan(5, "h0", "h1"))], judge({}), Catalog({}), 0.05)
+    advice, _ = advise(ORIGINAL, [Option(ORIGINAL, pair, plan(5, "h0", "h1"))], judge({}), Catalog({}), Thresholds())
     assert [ddl.split()[3] for ddl in advice[0].ddl] == ["t_a_incl_idx", "t_a_incl_idx1"]
     assert [ddl.split()[3] for ddl in advice[0].rollback] == ["public.t_a_incl_idx", "public.t_a_incl_idx1"]
 
@@ -146,7 +157,7 @@ def test_indexes_advised_together_get_names_of_their_own():
 def test_a_combination_that_adds_nothing_is_not_offered():
     rewritten, index = form("select 2", 99, "RW1"), hypothetical("a")
     options = [Option(ORIGINAL, (index,), plan(50, "a")), Option(rewritten, (index,), plan(49.5, "a"))]
-    advice, rejected = advise(ORIGINAL, options, judge({}), Catalog({}), 0.05)
+    advice, rejected = advise(ORIGINAL, options, judge({}), Catalog({}), Thresholds())
     assert [a.kind for a in advice] == ["index"]
     assert [r.reason for r in rejected] == ["not_cheaper"]
 
@@ -155,7 +166,7 @@ def test_a_stronger_verdict_can_be_asked_for():
     tested = form("select 2", 10, "RW1")
     options = [Option(tested, (), tested.plan)]
     advice, rejected = advise(
-        ORIGINAL, options, judge({"select 2": Equivalence.TESTED}, Equivalence.BOUNDED), Catalog({}), 0.05
+        ORIGINAL, options, judge({"select 2": Equivalence.TESTED}, Equivalence.BOUNDED), Catalog({}), Thresholds()
     )
     assert advice == ()
     assert rejected[0].reason == "unknown"
@@ -170,7 +181,7 @@ def test_the_gate_is_asked_a_bounded_number_of_times():
         asked.append(one.query.sql)
         return Verdict(Equivalence.UNKNOWN, "none")
 
-    advise(ORIGINAL, [Option(f, (), f.plan) for f in forms], Judge(ask, Equivalence.TESTED), Catalog({}), 0.05)
+    advise(ORIGINAL, [Option(f, (), f.plan) for f in forms], Judge(ask, Equivalence.TESTED), Catalog({}), Thresholds())
     assert asked == [f"select {n + 2}" for n in range(MAX_VERDICTS)]
 
 
