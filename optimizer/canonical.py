@@ -28,6 +28,7 @@ _NEGATIONS = {
     ("AEXPR_BETWEEN_SYM", "BETWEEN SYMMETRIC"): ("AEXPR_NOT_BETWEEN_SYM", "NOT BETWEEN SYMMETRIC"),
 }
 _NEGATED_TESTS = {"IS_TRUE": "IS_NOT_TRUE", "IS_FALSE": "IS_NOT_FALSE", "IS_UNKNOWN": "IS_NOT_UNKNOWN"}
+_TOO_DEEP = "expressions are nested too deeply to be compared"
 
 
 def canonical(sql: str) -> Canonical:
@@ -35,13 +36,11 @@ def canonical(sql: str) -> Canonical:
 
     Errors: `SqlError` when PostgreSQL's grammar refuses it, or when it nests deeper than can be compared.
     """
-    check_chains(sql)
+    statements = _parsed(sql)
     try:
-        return tuple(_value(statement) for statement in pgparse.parse(sql))
-    except pgparse.PGQueryError as error:
-        raise SqlError(f"does not parse: {error}") from None
+        return tuple(map(_value, statements))
     except RecursionError:
-        raise SqlError("expressions are nested too deeply to be compared") from None
+        raise SqlError(_TOO_DEEP) from None
 
 
 def same_query(left: str, right: str) -> bool:
@@ -50,6 +49,36 @@ def same_query(left: str, right: str) -> bool:
     Errors: as `canonical`.
     """
     return canonical(left) == canonical(right)
+
+
+def relation_names(sql: str) -> tuple[str, ...]:
+    """Names of the relations that a statement reads or writes, as written, without its CTEs, sorted.
+
+    Errors: as `canonical`.
+    """
+    names: set[str] = set()
+    ctes: set[str] = set()
+    stack: list[Any] = _parsed(sql)
+    while stack:
+        node = stack.pop()
+        if isinstance(node, list):
+            stack.extend(node)
+        elif isinstance(node, dict):
+            ctes.add(node.get("ctename", ""))
+            if isinstance(node.get("relname"), str):
+                names.add(".".join(filter(None, (node.get("schemaname"), node["relname"]))))
+            stack.extend(node.values())
+    return tuple(sorted(names - ctes))
+
+
+def _parsed(sql: str) -> list[Any]:
+    check_chains(sql)
+    try:
+        return list(pgparse.parse(sql))
+    except pgparse.PGQueryError as error:
+        raise SqlError(f"does not parse: {error}") from None
+    except RecursionError:
+        raise SqlError(_TOO_DEEP) from None
 
 
 def _value(value: Any) -> Any:

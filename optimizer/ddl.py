@@ -28,6 +28,7 @@ from psycopg.pq import ExecStatus
 from optimizer.ddl_kinds import Fate, Ruling, judge
 from optimizer.ddl_pieces import Piece, PieceKind, cut
 from optimizer.errors import InputError, ShadowUnavailableError, SqlError, TimeLimitError, TooLargeError
+from optimizer.foreign import dialect_hint
 from optimizer.parse_guard import read_outline
 
 #: Longest single statement, in characters: parsing takes some 100 times its size in memory. COPY rows do not count.
@@ -42,10 +43,6 @@ _FOREIGN_OBJECTS: Final = """
     SELECT FROM object JOIN place ON place.oid = schema JOIN pg_roles ON pg_roles.oid = owner WHERE NOT rolsuper"""
 _COPY_CHUNK: Final = 1 << 20
 _CANCEL_GRACE_S: Final = 2.0
-_MYSQL = re.compile(r"`\w+`|\bAUTO_INCREMENT\b|\bENGINE\s*=", re.IGNORECASE)
-_TSQL = re.compile(r"\[dbo\]|\[\w+\]\.\[\w+\]|\bIDENTITY\s*\(|\bNVARCHAR\b|^GO\s*$", re.IGNORECASE | re.MULTILINE)
-_SQLITE = re.compile(r"\bPRAGMA\b|\bAUTOINCREMENT\b", re.IGNORECASE)
-_ORACLE = re.compile(r"\bVARCHAR2\b|\bNUMBER\s*\(", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +244,8 @@ def _ruling(piece: Piece, text: str) -> Ruling | None:
             raise SqlError("COPY is only accepted as COPY table FROM stdin, with its rows inline")
     except SqlError as error:
         offset = piece.offset + _offset(piece.text, error)
-        raise SqlError.at_offset(f"{error.args[0]}{_dialect_hint(piece.text, error)}", text, offset) from error
+        hint = dialect_hint(piece.text) if error.line is not None else ""
+        raise SqlError.at_offset(f"{error.args[0]}{hint}", text, offset) from error
     return ruling
 
 
@@ -256,16 +254,6 @@ def _offset(text: str, error: SqlError) -> int:
     if error.line is None or error.column is None:
         return 0
     return sum(len(line) for line in text.split("\n")[: error.line - 1]) + error.line - 1 + error.column - 1
-
-
-def _dialect_hint(statement: str, error: SqlError) -> str:
-    """Say what other database a statement seems to be for, when the grammar did not take it."""
-    if error.line is None:
-        return ""
-    for pattern, name in ((_MYSQL, "MySQL"), (_TSQL, "SQL Server"), (_SQLITE, "SQLite"), (_ORACLE, "Oracle")):
-        if pattern.search(statement):
-            return f"; this looks like {name}, and planproof reads PostgreSQL's SQL"
-    return ""
 
 
 def _copy_rows(piece: Piece, ruling: Ruling) -> CopyRows:

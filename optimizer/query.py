@@ -17,9 +17,10 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from optimizer.canonical import canonical
+from optimizer.canonical import canonical, relation_names
 from optimizer.dialect import PlanproofPostgres
 from optimizer.errors import SqlError, TooLargeError
+from optimizer.foreign import dialect_hint
 from optimizer.parse_guard import check_chains, read_outline, syntax_error
 
 #: planproof's own identity of a query's shape, literals left out. Not PostgreSQL's queryid, which differs by version.
@@ -68,10 +69,13 @@ class Query:
         """
         check_text(sql, max_bytes)
         text = _one_statement(sql)
-        node = read_outline(text)[0].WhichOneof("node") or "unknown"
+        outline = read_outline(text)[0]
+        node = outline.WhichOneof("node") or "unknown"
         if node not in _KINDS:
             statement = node.removesuffix("_stmt").replace("_", " ").upper()
             raise SqlError(f"{statement} is not a query: give one SELECT, INSERT, UPDATE or DELETE", line=1, column=1)
+        if node == "select_stmt" and outline.select_stmt.HasField("into_clause"):
+            raise SqlError("SELECT INTO makes a table: leave INTO out", line=1, column=1)
         tree, unreadable = _tree(text)
         parsed = Parsed(
             kind=_KINDS[node],
@@ -115,7 +119,10 @@ class Query:
     @cached_property
     def tables(self) -> tuple[str, ...]:
         """Names of the tables read or written, as written, without CTEs, sorted."""
-        return tuple(sorted(set(postgast.extract_tables(postgast.parse(self.sql)))))
+        try:
+            return relation_names(self.sql)
+        except SqlError:  # PostgreSQL reads it, but it nests too deeply to be walked
+            return ()
 
 
 def render(tree: exp.Expr) -> str:
@@ -188,10 +195,8 @@ def _syntax_error(sql: str, error: postgast.PgQueryError) -> SqlError:
     if placeholder and placeholder.start() <= offset + 1:
         hint = f"{placeholder.group()} is a driver's placeholder, write $1, $2, ... or a value"
         return SqlError.at_offset(f"{plain.args[0]}: {hint}", sql, placeholder.start())
-    if offset < len(sql) and sql[offset] in "`[":
-        hint = "this looks like another dialect's quoting, PostgreSQL quotes names with double quotes"
-        return SqlError.at_offset(f"{plain.args[0]}: {hint}", sql, offset)
-    return plain
+    hint = dialect_hint(sql)
+    return SqlError(f"{plain.args[0]}{hint}", line=plain.line, column=plain.column) if hint else plain
 
 
 def _parameter_count(sql: str) -> int:
@@ -204,7 +209,7 @@ def _parameter_count(sql: str) -> int:
 def _tree(sql: str) -> tuple[exp.Expr | None, str | None]:
     """Parse with sqlglot and prove the round trip with PostgreSQL's grammar."""
     try:
-        tree = sqlglot.parse_one(sql, dialect=PlanproofPostgres)
+        tree = _sqlglot_tree(sql)
         printed = render(tree)
     except (SqlglotError, RecursionError, ValueError) as error:
         first_line = (str(error) or type(error).__name__).splitlines()[0]
@@ -219,7 +224,14 @@ def _tree(sql: str) -> tuple[exp.Expr | None, str | None]:
 
 
 def _readable(sql: str) -> exp.Expr | None:
-    """Parse with sqlglot alone; its tokenizer wants a space after `$1`."""
+    try:
+        return _sqlglot_tree(sql)
+    except (SqlglotError, RecursionError, ValueError):
+        return None
+
+
+def _sqlglot_tree(sql: str) -> exp.Expr:
+    """Parse with sqlglot, whose tokenizer wants a space after `$1`."""
     tokens = postgast.scan(sql).tokens
     param = postgast.pg_query_pb2.Token.Value("PARAM")
     data, end, pieces = sql.encode(), 0, []
@@ -227,7 +239,4 @@ def _readable(sql: str) -> exp.Expr | None:
         if token.token == param:
             pieces.append(data[end : token.end])
             end = token.end
-    try:
-        return sqlglot.parse_one(b" ".join([*pieces, data[end:]]).decode(), dialect=PlanproofPostgres)
-    except (SqlglotError, RecursionError, ValueError):
-        return None
+    return sqlglot.parse_one(b" ".join([*pieces, data[end:]]).decode(), dialect=PlanproofPostgres)

@@ -133,13 +133,10 @@ def copied(*nodes: exp.Expr) -> tuple[exp.Expr, ...]:
     Returns: the copy's root, then the copies of `nodes` in order. They may be changed freely.
     """
     root = nodes[0].root()
-    wanted = {id(node): index for index, node in enumerate(nodes)}
     duplicate = root.copy()
-    found: dict[int, exp.Expr] = {}
-    for original, copy in zip(root.walk(), duplicate.walk(), strict=True):
-        if id(original) in wanted:
-            found[wanted[id(original)]] = copy
-    return (duplicate, *(found[i] for i in range(len(nodes))))
+    wanted = {id(node) for node in nodes}
+    copies = {id(a): b for a, b in zip(root.walk(), duplicate.walk(), strict=True) if id(a) in wanted}
+    return (duplicate, *(copies[id(node)] for node in nodes))
 
 
 def replaced(node: exp.Expr, replacement: exp.Expr) -> exp.Expr:

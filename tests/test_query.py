@@ -40,6 +40,9 @@ def test_fingerprints_ignore_literals_and_layout_but_not_shape():
         ("select * from t where a = %s", 1, 27, "driver's placeholder"),
         ("select * from t where a = :name", 1, 27, "driver's placeholder"),
         ("select * from t where a = ?", 1, 27, "driver's placeholder"),
+        ("select `id` from `books`", 1, 13, "looks like MySQL"),
+        ("select top 5 id from books", 1, 12, "looks like SQL Server"),
+        ("select 1 into x", 1, 1, "SELECT INTO makes a table"),
     ],
 )
 def test_bad_statements_get_one_clear_error(sql: str, line: int | None, column: int | None, words: str):
@@ -59,6 +62,17 @@ def test_size_and_nesting_are_limited_before_any_parser_sees_the_text():
 
 def test_parentheses_in_text_are_not_nesting():
     assert Query.parse(f"select '{'(' * 500}'").kind == "select"
+
+
+def test_long_chains_are_read_and_longer_ones_refused():
+    assert Query.parse("select 1" + " union all select x from t" * 200).tables == ("t",)
+    assert Query.parse("select " + "||".join(["'a'"] * 2_000)).kind == "select"
+    with pytest.raises(SqlError, match="chained or nested too long"):
+        Query.parse("select " + "+".join(["1"] * 50_000))
+
+
+def test_parameters_need_no_space_behind_them():
+    assert Query.parse("select * from t where a=$1and b in($2,$3)").tree is not None
 
 
 def test_parameters_are_counted_outside_of_text():

@@ -1,0 +1,1 @@
+"""The commands of `planproof`, one file each."""
