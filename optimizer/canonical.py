@@ -28,6 +28,15 @@ _NEGATIONS = {
     ("AEXPR_BETWEEN_SYM", "BETWEEN SYMMETRIC"): ("AEXPR_NOT_BETWEEN_SYM", "NOT BETWEEN SYMMETRIC"),
 }
 _NEGATED_TESTS = {"IS_TRUE": "IS_NOT_TRUE", "IS_FALSE": "IS_NOT_FALSE", "IS_UNKNOWN": "IS_NOT_UNKNOWN"}
+#: INTERVAL_MASK of the fields (src/include/utils/timestamp.h, datetime.h).
+_INTERVAL_UNITS = {
+    1 << 2: "year",
+    1 << 1: "month",
+    1 << 3: "day",
+    1 << 10: "hour",
+    1 << 11: "minute",
+    1 << 12: "second",
+}
 _TOO_DEEP = "expressions are nested too deeply to be compared"
 
 
@@ -95,6 +104,8 @@ def _node(node: Mapping[str, Any]) -> Canonical:
         ((kind, fields),) = node.items()
         if kind == "BoolExpr":
             return _fields(_folded_negation(fields) or node)
+        if kind == "TypeCast":
+            return _fields({kind: _with_interval_unit(fields)})
     return _fields(node)
 
 
@@ -116,6 +127,19 @@ def _fields(fields: Mapping[str, Any]) -> Canonical:
 def _without_pg_catalog(names: list[Any]) -> list[Any]:
     # `bigint` parses as pg_catalog.int8, `int8` as int8; pg_catalog is searched first, so they are one type.
     return names[1:] if len(names) == 2 and names[0] == {"String": {"sval": "pg_catalog"}} else names
+
+
+def _with_interval_unit(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Turn interval '90' day into interval '90 day': a whole number with one unit is the same either way."""
+    type_name, constant = fields["typeName"], fields["arg"].get("A_Const", {})
+    text, modifiers = constant.get("sval", {}).get("sval", ""), type_name.get("typmods", ())
+    if type_name.get("names", ())[-1:] != [{"String": {"sval": "interval"}}] or len(modifiers) != 1:
+        return fields
+    mask = modifiers[0].get("A_Const", {}).get("ival", {}).get("ival")
+    if mask not in _INTERVAL_UNITS or not text.isdecimal():
+        return fields
+    plain_type = {key: value for key, value in type_name.items() if key != "typmods"}
+    return {**fields, "arg": {"A_Const": {"sval": {"sval": f"{text} {_INTERVAL_UNITS[mask]}"}}}, "typeName": plain_type}
 
 
 def _folded_negation(fields: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -220,9 +220,18 @@ class Catalog:
         return self.table(identifier_name(node.this), identifier_name(schema) if schema else None)
 
     def function(self, name: str, schema: str | None = None) -> Function | None:
-        """Find what is known of a function's name; pg_catalog is searched first, as PostgreSQL does."""
+        """Find what is certain of a function's name, whichever overload a call may mean: the worst of all that fit."""
         schemas = (schema,) if schema is not None else ("pg_catalog", *self.search_path)
-        return next((f for s in schemas if (f := self.functions.get((s, name))) is not None), None)
+        found = [f for s in dict.fromkeys(schemas) if (f := self.functions.get((s, name))) is not None]
+        if len(found) < 2:
+            return found[0] if found else None
+        order = ("immutable", "stable", "volatile")
+        return Function(
+            volatility=max((f.volatility for f in found), key=order.index),
+            strict=all(f.strict for f in found),
+            aggregate=any(f.aggregate for f in found),
+            returns_set=any(f.returns_set for f in found),
+        )
 
 
 def identifier_name(node: exp.Expr | str) -> str:

@@ -25,6 +25,9 @@ class PlanproofPostgres(Postgres):
     class Parser(PostgresParser):
         FUNCTIONS: ClassVar = {k: v for k, v in PostgresParser.FUNCTIONS.items() if k in CLASSED_FUNCTIONS}
 
+        # date_part would become EXTRACT, which returns another type.
+        FUNCTION_PARSERS: ClassVar = {k: v for k, v in PostgresParser.FUNCTION_PARSERS.items() if k != "DATE_PART"}
+
     class Generator(PostgresGenerator):
         NORMALIZE_FUNCTIONS: ClassVar = False
 

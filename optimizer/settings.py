@@ -34,8 +34,11 @@ class Settings(BaseSettings):
     verify_timeout_ms: int = Field(10_000, gt=0, description="Limit for one equivalence verdict.")
     verify_databases: int = Field(60, gt=0, description="Generated databases tried for one verdict.")
     cluster_linger_s: int = Field(300, ge=0, description="Seconds an unused embedded server keeps running.")
+    planning_memory_bytes: int = Field(
+        2_500_000_000, gt=0, description="Address-space limit of each server process that plans (hollow cluster)."
+    )
     scratch_memory_bytes: int = Field(
-        1_500_000_000, gt=0, description="Address-space limit of each scratch server process."
+        1_500_000_000, gt=0, description="Address-space limit of each server process that the gate uses."
     )
     min_gain: float = Field(
         0.05, ge=0, lt=1, description="Smallest relative cost reduction that makes a rewrite advice."

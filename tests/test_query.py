@@ -86,6 +86,7 @@ def test_parameters_are_counted_outside_of_text():
         "select a::int8, .5, interval '1 day', x is not distinct from y from t order by a desc nulls last limit 3",
         "with q as materialized (select 1 as a) select * from q join lateral (select q.a) z on true",
         "select count(*) filter (where a > 1), sum(a) over (partition by b order by c) from t group by rollup (a, b)",
+        "select date_part('year', ts), extract(year from ts), interval '3' month, interval '1' day from t",
         "select a from t where a is not true and b is not null and (c is null) is not false and not d is null",
         "select * from (a join b using (x)) left join c on a.y = c.y where (a.x, a.y) in (select 1, 2)",
     ],
@@ -110,6 +111,9 @@ def test_a_statement_that_does_not_come_back_is_never_rewritten():
         ("select not a between 1 and 2", "select a not between 1 and 2", True),
         ("select 1::int8", "select 1::bigint", True),
         ("select .5", "select 0.5", True),
+        ("select interval '90' day", "select interval '90 day'", True),
+        ("select interval '90' day", "select interval '90 month'", False),
+        ("select interval '1-2' year to month", "select interval '1-2 year'", False),
         ("select not a is true", "select a is not true", True),
         ("select not a is null", "select a is not null", False),  # they differ for rows
         ("select (a) -- why", "select a", True),

@@ -220,7 +220,7 @@ class Supervisor:
     """Starts clusters and keeps this process's leases on them. Safe to share between threads, and after a fork."""
 
     def __init__(self, settings: Settings) -> None:
-        """Take the settings `home`, `cluster_linger_s` and `scratch_memory_bytes`; nothing is started yet."""
+        """Take the settings `home`, `cluster_linger_s` and the memory limits; nothing is started yet."""
         self._settings = settings
         self._reset()
 
@@ -328,7 +328,10 @@ class Supervisor:
 
     def _bring_up(self, folder: ClusterFolder, binaries: Binaries) -> Postmaster:
         """Start a stopped cluster. A disposable one that does not come up twice (it was never synced) is remade."""
-        memory = self._settings.scratch_memory_bytes if folder.kind is ClusterKind.SCRATCH else None
+        memory = {
+            ClusterKind.HOLLOW: self._settings.planning_memory_bytes,
+            ClusterKind.SCRATCH: self._settings.scratch_memory_bytes,
+        }.get(folder.kind)
         folder.prepare(binaries)
         for _ in range(2):
             try:

@@ -1,0 +1,143 @@
+"""A connection with a clock on this side, for statements that users wrote.
+
+A function can catch a cancellation, and change a timeout for what comes later; it cannot catch the end of its session.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import errors, pq
+
+from optimizer.errors import ShadowUnavailableError, SqlError, TimeLimitError
+
+#: Seconds that a cancelled statement gets before its session is ended, and again before the connection is given up.
+CANCEL_GRACE_S = 1.0
+_OK = frozenset({pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK})
+_QUERY_CANCELED, _LOCK_NOT_AVAILABLE = "57014", "55P03"
+_AWAY = "the shadow's server went away while planning: try again"
+
+
+class GuardedConnection:
+    """Runs statements within a time limit that they cannot lift.
+
+    Parameters:
+        connection: of an unprivileged login, in autocommit mode; nobody else uses it meanwhile.
+        timeout_ms: limit for one statement, waiting for its cancellation not counted.
+        setting: which setting that is, for the error.
+        end_session: ends the server process of that number (`pg_terminate_backend`); called when a statement does not
+            heed its cancellation.
+    """
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        *,
+        timeout_ms: int,
+        end_session: Callable[[int], None],
+        setting: str = "PLANPROOF_EXPLAIN_TIMEOUT_MS",
+    ) -> None:
+        self.connection = connection
+        self.timeout_ms = timeout_ms
+        self._setting = setting
+        self._end_session = end_session
+
+    @property
+    def broken(self) -> bool:
+        """True when the connection can no longer be used."""
+        return self.connection.closed or self.connection.broken
+
+    def command(self, command: str) -> None:
+        """Run statements of our own, all in one message.
+
+        Errors: `TimeLimitError`, `ShadowUnavailableError`.
+        """
+        result = self._roundtrip(lambda: self.connection.pgconn.send_query(command.encode()))
+        if result.status not in _OK:
+            raise _unavailable(result)
+
+    def run(self, head: str, sql: str, values: Sequence[bytes | None] = ()) -> pq.abc.PGresult:
+        """Run one statement, of which a user wrote the end; the extended protocol takes no second one.
+
+        Parameters:
+            head: what is put before it; places in error messages are counted without it.
+            sql: the user's text.
+            values: for its parameters, in text form.
+
+        Errors: `SqlError`, `TimeLimitError`, `ShadowUnavailableError`.
+        """
+        text = (head + sql).encode()
+        result = self._roundtrip(lambda: self.connection.pgconn.send_query_params(text, list(values)))
+        if result.status not in _OK:
+            raise self._translated(result, sql, len(head))
+        return result
+
+    def _roundtrip(self, send: Callable[[], None]) -> pq.abc.PGresult:
+        """Send, and wait for the last result no longer than the limit and some."""
+        try:
+            send()
+            last = self._result()
+            while (following := self._result()) is not None:
+                last = following
+        except psycopg.OperationalError as error:
+            self.connection.close()
+            raise ShadowUnavailableError(_AWAY) from error
+        if last is None:
+            self.connection.close()
+            raise ShadowUnavailableError(_AWAY)
+        return last
+
+    def _result(self) -> pq.abc.PGresult | None:
+        if not self._wait(self.timeout_ms / 1000 + CANCEL_GRACE_S):
+            self.connection.cancel_safe(timeout=CANCEL_GRACE_S)
+            if not self._wait(CANCEL_GRACE_S):
+                self._end_session(self.connection.pgconn.backend_pid)
+                self.connection.close()
+                raise self._timed_out()
+        return self.connection.pgconn.get_result()
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait until the next result is complete; False when it is not after that time."""
+        low = self.connection.pgconn
+        poll = select.poll()
+        deadline = time.monotonic() + seconds
+        while True:
+            unsent = low.flush()
+            if not unsent and not low.is_busy():
+                return True
+            poll.register(low.socket, select.POLLIN | (select.POLLOUT if unsent else 0))
+            left_ms = (deadline - time.monotonic()) * 1000
+            if left_ms <= 0 or not poll.poll(left_ms):
+                return False
+            low.consume_input()
+
+    def _translated(
+        self, result: pq.abc.PGresult, sql: str, prefix: int
+    ) -> SqlError | TimeLimitError | ShadowUnavailableError:
+        """Say in our terms why the server refused a user's statement."""
+        diagnosis = errors.error_from_result(result, encoding="utf-8").diag
+        state = diagnosis.sqlstate or ""
+        if state in (_QUERY_CANCELED, _LOCK_NOT_AVAILABLE):
+            return self._timed_out()
+        if state == "" or diagnosis.severity_nonlocalized in ("FATAL", "PANIC"):
+            return _unavailable(result)
+        message = (diagnosis.message_primary or "the server refused the statement").strip()
+        if diagnosis.message_hint:
+            message += f": {diagnosis.message_hint.splitlines()[0].rstrip('.')}"
+        place = diagnosis.statement_position
+        offset = int(place) - 1 - prefix if place is not None else -1
+        return SqlError.at_offset(message, sql, offset if 0 <= offset <= len(sql) else None)
+
+    def _timed_out(self) -> TimeLimitError:
+        return TimeLimitError(
+            f"the statement took longer than {self.timeout_ms:,} ms: simplify it, or raise {self._setting}"
+        )
+
+
+def _unavailable(result: pq.abc.PGresult) -> ShadowUnavailableError:
+    lines = result.error_message.decode("utf-8", errors="replace").strip().splitlines()
+    return ShadowUnavailableError(f"the shadow's server ended the session: {lines[0] if lines else 'no message'}")

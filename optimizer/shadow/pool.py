@@ -1,0 +1,254 @@
+"""Planning databases: private copies of a template, with the source's physical shape, that processes lease.
+
+A planning database is made once and used again and again, by any process of this user. Whoever plans in one holds a
+session advisory lock in it, which the server gives back however the holder ends. A copy is used only if it is known to
+be right: finished, of the present template, made since the server's present start (recovery after a crash would put
+PostgreSQL's own pages over hand-written ones), and without anything that a killed holder left. All others are dropped.
+
+    comment on the database   what it is: template and build, generation, number of indexes (see `template.mark`)
+    advisory lock in it       somebody plans there
+    advisory lock in postgres somebody makes, drops or chooses among the copies of one template
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+
+from optimizer.errors import ShadowUnavailableError
+from optimizer.shadow.cluster import Cluster
+from optimizer.shadow.planner_settings import apply_settings
+from optimizer.shadow.storage import Layout, apply_shape
+from optimizer.shadow.template import (
+    digest,
+    drop_role,
+    facts_of,
+    mark,
+    owner_role,
+    reader_role,
+    reason,
+    superuser_connection,
+    sweep_roles,
+)
+
+#: Copies of one template that are kept; when all are in use, a session waits, and then gets one more.
+MAX_COPIES = 8
+PATIENCE_S = 3.0
+#: Most copies that are ever in use at once, and how long a session waits when they are.
+HARD_LIMIT = 24
+WAIT_S = 30.0
+_POLL_S = 0.05
+PREFIX = "plan_"
+#: Our schema inside a planning database; hidden from the planning login.
+PRIVATE_SCHEMA: LiteralString = "planproof_private"
+#: An empty table, whose file stands in for any table's while an index is made.
+SPARE: LiteralString = f"{PRIVATE_SCHEMA}.spare"
+_LEASE_KEY = 0x706C616E  # "plan"
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What copies are made of.
+
+    Parameters:
+        database: the template's name.
+        build: identity of the template as it was made; copies of another build are stale.
+        layout: the physical shape of its copies; None leaves files as they are.
+        settings: planner settings of the copies.
+    """
+
+    database: str
+    build: str
+    layout: Layout | None
+    settings: Mapping[str, str]
+
+    @property
+    def prefix(self) -> str:
+        """With which the names of its copies begin."""
+        return f"{PREFIX}{digest(self.database)}_"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlanningDatabase:
+    """A leased copy; closing `superuser` gives it back.
+
+    Parameters:
+        name: of the database, and of its planning login.
+        oid: its folder's name.
+        superuser: a connection to it, which holds the lease. It must never see users' SQL.
+    """
+
+    name: str
+    oid: int
+    template: Template
+    superuser: psycopg.Connection[Any]
+
+
+def acquire(cluster: Cluster, template: Template) -> PlanningDatabase:
+    """Lease a planning database, made now if there is none free.
+
+    Errors: `ShadowUnavailableError`.
+    """
+    start = time.monotonic()
+    with cluster.connect() as admin:
+        while True:
+            waited = time.monotonic() - start
+            leased = _lease(cluster, admin, template, MAX_COPIES if waited < PATIENCE_S else HARD_LIMIT)
+            if leased is not None:
+                return leased
+            if waited > WAIT_S:
+                raise ShadowUnavailableError(
+                    f"all {HARD_LIMIT} planning databases of this shadow are in use: try again, or ask less at once"
+                )
+            time.sleep(_POLL_S)
+
+
+def _lease(cluster: Cluster, admin: psycopg.Connection[Any], template: Template, limit: int) -> PlanningDatabase | None:
+    """Take a free copy, or make one if fewer than `limit` are in use; None when that many are."""
+    with _choosing(admin, template.prefix):
+        copies = _copies(admin, template.prefix)
+        in_use = sum(busy for _, _, _, busy in copies)
+        for name, oid, comment, busy in copies:
+            if busy:
+                continue
+            if _is_current(facts_of(comment), template, cluster) and in_use < HARD_LIMIT:
+                found = _try(cluster, template, name, oid, facts_of(comment)["indexes"])
+                if found is not None:
+                    return found
+            _drop(admin, name)
+        if in_use >= limit:
+            return None
+        _sweep_others(admin, template.prefix)
+        return _make(cluster, admin, template)
+
+
+def _copies(admin: psycopg.Connection[Any], prefix: str) -> list[tuple[str, int, str | None, bool]]:
+    return admin.execute(
+        """
+        SELECT d.datname::text, d.oid::int8, shobj_description(d.oid, 'pg_database'),
+               EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.database = d.oid
+                          AND l.classid = 0 AND l.objid = %s AND l.granted)
+          FROM pg_database d WHERE starts_with(d.datname::text, %s) ORDER BY d.datname""",
+        [_LEASE_KEY, prefix],
+    ).fetchall()
+
+
+def _is_current(facts: Mapping[str, Any], template: Template, cluster: Cluster) -> bool:
+    wanted = {"template": template.database, "build": template.build, "generation": cluster.generation}
+    return "indexes" in facts and all(facts.get(key) == value for key, value in wanted.items())
+
+
+def _try(cluster: Cluster, template: Template, name: str, oid: int, indexes: int) -> PlanningDatabase | None:
+    """Lease a free copy unless something is left in it."""
+    superuser = superuser_connection(cluster, name)
+    try:
+        superuser.execute("SELECT pg_advisory_lock(%s)", [_LEASE_KEY])  # free: only we may choose now
+        # A killed holder's sessions may still be planning.
+        superuser.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+        ((count, swapped),) = superuser.execute(
+            """
+            SELECT (SELECT count(*) FROM pg_index),
+                   (SELECT count(*) > 1 FROM pg_class c
+                     WHERE c.relfilenode = (SELECT s.relfilenode FROM pg_class s WHERE s.oid = %s::regclass))""",
+            [SPARE],
+        ).fetchall()
+        if count == indexes and not swapped:
+            return PlanningDatabase(name, oid, template, superuser)
+    except psycopg.Error:  # damaged in a way we did not foresee: it is dropped
+        superuser.close()
+        return None
+    superuser.close()
+    return None
+
+
+def _make(cluster: Cluster, admin: psycopg.Connection[Any], template: Template) -> PlanningDatabase:
+    name = f"{template.prefix}{secrets.token_hex(4)}"
+    identifier = sql.Identifier(name)
+    owner, reader = sql.Identifier(owner_role(template.database)), sql.Identifier(reader_role(template.database))
+    try:
+        # FILE_COPY: the other strategy leaves pages in shared buffers, where hand-written ones would not be seen.
+        admin.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(
+                identifier, sql.Identifier(template.database)
+            )
+        )
+        cluster.ensure_role(name)
+        admin.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(identifier))
+        admin.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}, {}").format(identifier, owner, identifier))
+        admin.execute(sql.SQL("GRANT {} TO {} WITH INHERIT TRUE, SET FALSE").format(reader, identifier))
+        apply_settings(admin, name, template.settings)
+        ((oid,),) = admin.execute("SELECT oid::int8 FROM pg_database WHERE datname = %s", [name]).fetchall()
+    except psycopg.Error as error:
+        raise ShadowUnavailableError(f"a planning database cannot be made: {reason(error)}") from error
+    if template.layout is not None:
+        apply_shape(cluster, oid, template.layout)  # before anyone connects: none of its pages is in a buffer yet
+    superuser = superuser_connection(cluster, name)
+    superuser.execute("SELECT pg_advisory_lock(%s)", [_LEASE_KEY])
+    superuser.execute(f"CREATE SCHEMA {PRIVATE_SCHEMA}")
+    superuser.execute(f"CREATE TABLE {SPARE} ()")
+    ((indexes,),) = superuser.execute("SELECT count(*) FROM pg_index").fetchall()
+    facts = {"template": template.database, "build": template.build, "generation": cluster.generation}
+    mark(superuser, name, facts | {"indexes": indexes})
+    return PlanningDatabase(name, oid, template, superuser)
+
+
+def sweep(cluster: Cluster) -> None:
+    """Drop all copies, of any template, that nobody uses and nobody could."""
+    with cluster.connect() as admin:
+        _sweep_others(admin, "")
+
+
+def drop_copies(cluster: Cluster, database: str) -> None:
+    """Drop the copies of a template that nobody uses; the others are swept later."""
+    prefix = f"{PREFIX}{digest(database)}_"
+    with cluster.connect() as admin, _choosing(admin, prefix):
+        for name, _, _, busy in _copies(admin, prefix):
+            if not busy:
+                _drop(admin, name)
+
+
+def _sweep_others(admin: psycopg.Connection[Any], ours: str) -> None:
+    """Drop copies whose template is gone, and roles whose databases are."""
+    templates = {row[0] for row in admin.execute("SELECT datname::text FROM pg_database").fetchall()}
+    for name, _, comment, busy in _copies(admin, PREFIX):
+        orphan = facts_of(comment).get("template") not in templates
+        if orphan and not busy and not (ours and name.startswith(ours)):
+            # Without a comment it may be one that another process is making: that one holds this lock.
+            with _choosing(admin, name[: name.rindex("_") + 1], wait=False) as mine:
+                if mine:
+                    _drop(admin, name)
+    sweep_roles(admin)
+
+
+def _drop(admin: psycopg.Connection[Any], name: str) -> None:
+    try:
+        admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    except psycopg.errors.ObjectInUse as error:
+        raise ShadowUnavailableError(f"the planning database {name} cannot be dropped: {reason(error)}") from error
+    drop_role(admin, name)
+
+
+@contextlib.contextmanager
+def _choosing(admin: psycopg.Connection[Any], prefix: str, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock under which the copies of one template are made, chosen and dropped; says whether we have it."""
+    key = int(prefix.removeprefix(PREFIX).rstrip("_") or "0", 16)
+    if wait:
+        admin.execute("SELECT pg_advisory_lock(%s)", [key])
+        mine = True
+    else:
+        ((mine,),) = admin.execute("SELECT pg_try_advisory_lock(%s)", [key]).fetchall()
+    try:
+        yield mine
+    finally:
+        if mine and not admin.closed:
+            admin.execute("SELECT pg_advisory_unlock(%s)", [key])

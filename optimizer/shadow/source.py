@@ -1,0 +1,205 @@
+"""Meets a server that the user names: connecting to it, describing it without its password, dumping it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from optimizer.errors import InputError, ShadowUnavailableError
+from optimizer.shadow.binaries import Binaries
+
+#: The oldest server that is read.
+OLDEST_VERSION_NUM = 130000
+CONNECT_TIMEOUT_S = 10
+DUMP_TIMEOUT_S = 1800.0
+#: How long pg_dump may wait for a table that somebody has locked exclusively.
+_LOCK_WAIT = "10s"
+_DUMP_OPTIONS = (
+    "--no-owner",
+    "--no-privileges",
+    "--no-comments",
+    "--no-policies",
+    "--no-publications",
+    "--no-subscriptions",
+    "--no-security-labels",
+    "--no-tablespaces",
+    "--no-table-access-method",
+    "--no-toast-compression",
+    "--encoding=UTF8",
+    f"--lock-wait-timeout={_LOCK_WAIT}",
+)
+
+
+def origin_of(dsn: str) -> str:
+    """Describe a connection string for people, without its password: `shop on db.example.org:5432 as reader`.
+
+    Errors: `InputError` when it is no connection string.
+    """
+    parts = _parts(dsn)
+    host = parts.get("host") or parts.get("hostaddr")
+    where = f"{host or 'the default host'}:{parts.get('port') or 5432}"
+    if parts.get("service"):
+        where = f"service {parts['service']}"
+    database = parts.get("dbname") or parts.get("user") or "the default database"
+    return f"{database} on {where}" + (f" as {parts['user']}" if parts.get("user") else "")
+
+
+@contextlib.contextmanager
+def connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    """Open a connection to a source, in autocommit mode, for the length of a block.
+
+    Parameters:
+        dsn: libpq's connection string or URI; what it leaves out comes from the PG* variables and `~/.pgpass`.
+
+    Errors: `InputError` when it is no connection string or the server is too old; `ShadowUnavailableError` when the
+        server cannot be reached, refuses, or goes away inside the block.
+    """
+    connection = connect(dsn)
+    try:
+        with connection:
+            yield connection
+    except psycopg.OperationalError as error:
+        raise ShadowUnavailableError(f"reading {origin_of(dsn)} failed: {last_line(error)}") from error
+    except psycopg.Error as error:
+        raise InputError(f"reading {origin_of(dsn)} failed: {last_line(error)}") from error
+
+
+def connect(dsn: str, **options: str) -> psycopg.Connection[Any]:
+    """Open a connection to a source, in autocommit mode.
+
+    Parameters:
+        dsn: as for `connected`.
+        options: further connection parameters.
+
+    Errors: as `connected`.
+    """
+    origin = origin_of(dsn)
+    defaults = {"connect_timeout": str(CONNECT_TIMEOUT_S), "application_name": "planproof"}
+    given = _parts(dsn)
+    parameters = {k: v for k, v in defaults.items() if k not in given} | {"client_encoding": "UTF8"} | options
+    try:
+        connection = psycopg.connect(dsn, autocommit=True, **parameters)  # type: ignore[arg-type]
+    except psycopg.Error as error:
+        raise ShadowUnavailableError(
+            f"cannot connect to {origin}: {last_line(error)}: check host, port, database, user and password"
+        ) from None  # the cause may quote the connection string
+    if connection.info.server_version < OLDEST_VERSION_NUM:
+        version = connection.info.parameter_status("server_version")
+        connection.close()
+        raise InputError(f"{origin} is PostgreSQL {version}: planproof reads 13 and later")
+    return connection
+
+
+def dump(binaries: Binaries, connection: psycopg.Connection[Any], *, statistics: bool) -> str:
+    """Run pg_dump for the schema, and the statistics if wanted; no rows.
+
+    Parameters:
+        binaries: whose pg_dump to use.
+        connection: an open one to the source: the dump goes to that very server.
+        statistics: whether column and relation statistics are wanted.
+
+    Errors: `ShadowUnavailableError` with pg_dump's own complaint; `InputError` for a login it cannot use.
+    """
+    target, environment = _dump_login(connection)
+    parts = ("--no-data", "--statistics") if statistics else ("--schema-only",)
+    command = [binaries.path("pg_dump"), *parts, *_DUMP_OPTIONS, f"--dbname={target}"]
+    # Nothing of our own environment: it may hold other servers' PG* variables, and secrets.
+    environment |= {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C"}
+    try:
+        outcome = subprocess.run(  # noqa: S603 - a program of ours, no shell
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=DUMP_TIMEOUT_S,
+            env=environment,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ShadowUnavailableError(f"pg_dump took longer than {DUMP_TIMEOUT_S:g} s and was ended") from error
+    except OSError as error:
+        raise ShadowUnavailableError(f"pg_dump cannot be run: {error.strerror}") from error
+    if outcome.returncode != 0:
+        complaint = _complaint(outcome.stderr.decode(errors="replace"))
+        raise ShadowUnavailableError(f"pg_dump could not read {origin_of(target)}: {complaint}")
+    return outcome.stdout.decode("utf-8", errors="replace")
+
+
+def _complaint(stderr: str) -> str:
+    """Return the line that says what went wrong, which is not the last one, and how to mend it where that is known."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if "error:" in line] or lines[-1:] or ["no message"]
+    text = errors[-1].removeprefix("pg_dump: ").removeprefix("error: ").removeprefix("query failed: ")
+    text = last_line(text).removeprefix("ERROR:  ")
+    mending = [advice for mark, advice in _MENDING.items() if mark in text]
+    return ": ".join([text, *mending])
+
+
+_MENDING = {
+    "permission denied": "give the role SELECT on every table (GRANT pg_read_all_data TO ..., on 14 and later)",
+    "lock timeout": "somebody holds a table exclusively, such as by ALTER TABLE; try again when that is done",
+}
+
+
+def last_line(error: object) -> str:
+    """Return what an error message comes down to: libpq's other lines repeat where it tried to connect, or guess."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # libpq: `connection to server at "db", port 5432 failed: FATAL:  password authentication failed ...`
+    for mark in (" failed: FATAL:  ", " failed: "):
+        found = [line.split(mark, 1)[1] for line in lines if mark in line]
+        if found:
+            return found[-1].rpartition(" failed: ")[2]
+    return lines[-1] if lines else "no message"
+
+
+def _parts(dsn: str) -> dict[str, Any]:
+    try:
+        return conninfo_to_dict(dsn)
+    except psycopg.Error:
+        # libpq's message quotes the string, and with it perhaps the password.
+        raise InputError(
+            "this is not a connection string: write postgresql://user:password@host:port/database "
+            "or host=... dbname=... user=..."
+        ) from None
+
+
+def _dump_login(connection: psycopg.Connection[Any]) -> tuple[str, dict[str, str]]:
+    """Return a connection string without secrets for pg_dump's command line, and the environment with the password."""
+    wanted: dict[str, Any] = {}
+    password = ""
+    for option in connection.pgconn.info:
+        keyword, value = option.keyword.decode(), option.val.decode() if option.val is not None else ""
+        if keyword == "password":
+            password = value
+        elif not value or option.val == option.compiled or keyword in _OF_THIS_CONNECTION:
+            continue
+        elif option.dispchar == b"*" or keyword in ("scram_client_key", "scram_server_key"):
+            raise InputError(f"pg_dump cannot be given {keyword} secretly: use a login without it")
+        else:
+            wanted[keyword] = value
+    info = connection.info
+    wanted |= {"host": info.host, "port": info.port, "user": info.user, "dbname": info.dbname}
+    if info.hostaddr and not info.host.startswith(("/", "@")):
+        wanted["hostaddr"] = info.hostaddr
+    return make_conninfo(**wanted), {"PGPASSWORD": password}
+
+
+_OF_THIS_CONNECTION = frozenset(
+    {
+        "host",
+        "hostaddr",
+        "port",
+        "user",
+        "dbname",
+        "client_encoding",
+        "replication",
+        "service",
+        "servicefile",
+        "passfile",
+    }
+)

@@ -1,0 +1,79 @@
+"""The shape of a database that is known by its statistics alone: sizes are those that they state."""
+
+from __future__ import annotations
+
+from typing import Any, Final, LiteralString
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from optimizer.candidate import IndexCandidate
+from optimizer.catalog import Catalog, Index
+from optimizer.shadow.btree_size import IndexSize, estimate_index, height_of_blocks
+from optimizer.shadow.shape import RelationShape, Shape
+
+_RELATIONS: Final[LiteralString] = """
+    SELECT n.nspname::text, c.relname::text,
+           CASE c.relkind WHEN 'i' THEN 'index' WHEN 'm' THEN 'materialized view' ELSE 'table' END,
+           c.relpages, c.reltuples, c.relallvisible, m.amname::text
+      FROM pg_class c
+      JOIN pg_namespace n ON n.oid = c.relnamespace
+      LEFT JOIN pg_am m ON m.oid = c.relam AND c.relkind = 'i'
+     WHERE c.relkind IN ('r', 'm', 'i') AND c.relpersistence <> 't'
+       AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+     ORDER BY 1, 2"""
+_BTREE = "btree"
+_ALIGNMENT = 8
+_UNKNOWN_KEY_BYTES = 16
+
+
+def shape_from_statistics(connection: psycopg.Connection[Any], catalog: Catalog) -> Shape:
+    """Read the shape that a database without rows would have, by its `pg_class`.
+
+    B-trees without statistics of their own get the size that their table's statistics give them; their ends stay those
+    of the histograms.
+
+    Parameters:
+        connection: to the database, of any role.
+        catalog: of the same database.
+
+    Errors: `psycopg.Error`.
+    """
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        rows = cursor.execute(_RELATIONS).fetchall()
+    indexes = {(i.schema, i.name): i for table in catalog.tables.values() for i in table.indexes}
+    relations = []
+    for schema, name, kind, pages, tuples, visible, method in rows:
+        blocks, height = pages, None
+        if method == _BTREE:
+            index = indexes.get((schema, name))
+            size = _estimated(index, catalog) if pages == 0 and index is not None else None
+            blocks = size.blocks if size is not None else max(pages, 1)
+            height = size.height if size is not None else height_of_blocks(blocks, _key_bytes(index, catalog))
+        relations.append(RelationShape(schema, name, kind, blocks, tuples, pages, visible, method, height))
+    return Shape(catalog.server_version_num, tuple(relations))
+
+
+def _estimated(index: Index, catalog: Catalog) -> IndexSize:
+    same = IndexCandidate(
+        schema=index.schema,
+        table=index.table,
+        key_columns=index.key_columns,
+        include=index.include,
+        predicate=index.predicate,
+    )
+    table = catalog.tables[(index.schema, index.table)]
+    return estimate_index(same, table, catalog)
+
+
+def _key_bytes(index: Index | None, catalog: Catalog) -> int:
+    """Bytes of an index's key by the statistics of its columns, rounded up as index entries are."""
+    if index is None:
+        return _UNKNOWN_KEY_BYTES
+    columns = catalog.tables[(index.schema, index.table)].columns
+    total = 0
+    for key in index.key_columns:
+        column = columns.get(key.column) if key.column is not None else None
+        statistics = column.statistics if column is not None else None
+        total += statistics.avg_width if statistics is not None else _UNKNOWN_KEY_BYTES
+    return -(-total // _ALIGNMENT) * _ALIGNMENT
