@@ -161,6 +161,8 @@ def rejects_null(condition: exp.Expr, column_is: Column | None, alias: str, scop
             operands: Iterable[exp.Expr] = (part.this.this,)
         elif isinstance(part, exp.Is) and part.args.get("negate") and isinstance(part.expression, exp.Null):
             operands = (part.this,)
+        elif _compares_with_all(part):
+            continue  # true for NULL over no rows
         elif isinstance(part, (*COMPARISONS, exp.Like, exp.ILike, exp.Between, exp.In)):
             operands = (part.this, part.expression) if isinstance(part, exp.Binary) else (part.this,)
         else:
@@ -169,6 +171,15 @@ def rejects_null(condition: exp.Expr, column_is: Column | None, alias: str, scop
             if operand is not None and _strict_in(operand, column_is, alias, scope):
                 return True
     return False
+
+
+def _compares_with_all(part: exp.Expr) -> bool:
+    """True for `x <> ALL (...)`, over a query or an array."""
+    sides = (part.this, part.expression) if isinstance(part, COMPARISONS) else ()
+    return any(
+        isinstance(side, exp.All) or (isinstance(side, exp.Anonymous) and str(side.this).upper() == "ALL")
+        for side in sides
+    )
 
 
 def _strict_in(node: exp.Expr, column: Column | None, alias: str, scope: Scope) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from sqlglot import exp
 
 from optimizer.catalog import Catalog, Column, Table, identifier_name
+from optimizer.naming import output_name
 
 #: Nodes that open a query of their own.
 QUERY_NODES = (exp.Select, exp.SetOperation, exp.Values)
@@ -286,13 +287,8 @@ class _Builder:
             if (ambiguous and wanted is None) or any(s.columns is None for s in chosen):
                 return None
             return [c for s in chosen for c in s.columns or ()]
-        if isinstance(item, exp.Column):
-            return [identifier_name(item.this)]
-        if isinstance(item, (exp.Anonymous, exp.Count, exp.Sum, exp.Avg, exp.Min, exp.Max, exp.Coalesce)):
-            return [(item.name if isinstance(item, exp.Anonymous) else type(item).__name__).lower()]
-        return [
-            "?column?"
-        ]  # PostgreSQL's name for an expression; casts and subqueries have others, all unquotable here
+        name = output_name(item)
+        return [name] if name is not None else None
 
 
 def exp_from(item: exp.Expr) -> exp.Expr:

@@ -7,18 +7,20 @@ from typing import ClassVar
 
 from sqlglot import exp
 
-from optimizer.catalog import Catalog, identifier_name
+from optimizer.catalog import Catalog
 from optimizer.matching import has_aggregate
 from optimizer.rule import Match, RewriteRule, copied
 from optimizer.scope import Scope, scopes
+from optimizer.uniqueness import output_places, tells_rows_apart
 
 
 class DistinctOnKey(RewriteRule):
     """Drop DISTINCT where a unique key is selected
 
     ## What it does
-    Removes `DISTINCT` from a query over one table whose output contains all columns of a primary key, or of a unique
-    key whose columns are all NOT NULL.
+    Removes `DISTINCT` from a query whose output tells its rows apart: it contains the primary key, or a unique key that
+    cannot be NULL, of every table it reads, or of tables from which joins and conditions lead to one row of each other
+    table (`JOIN cities c ON c.id = u.city_id` adds one city to a user).
 
     ## Why it is slow
     PostgreSQL tracks no unique keys for DISTINCT: it sorts or hashes every row, though no two can be equal.
@@ -34,39 +36,31 @@ class DistinctOnKey(RewriteRule):
     ```
 
     ## Preconditions
-    The key is not deferrable (a deferrable one may be violated inside a transaction), not partial, and rejects NULL
-    (a unique key lets rows with NULLs repeat). The query reads exactly one table: a join can repeat its rows. No
-    grouping, no `DISTINCT ON`, no set-returning function in the output.
+    Keys are not deferrable (a deferrable one may be violated inside a transaction), not partial, without a
+    nondeterministic collation, and their columns cannot be NULL in the rows compared: they are NOT NULL, or an equality
+    rejects NULL. All sources are tables or materialized views; other sources may repeat rows. Equalities count if
+    they are in WHERE, in an inner join, or, to find the row of its right side, in a LEFT JOIN. No grouping, no
+    `DISTINCT ON`, no function in the output that may return a set.
     """
 
     code: ClassVar[str] = "RW401"
     name: ClassVar[str] = "distinct-on-key"
 
     def match(self, tree: exp.Expr, catalog: Catalog) -> Iterator[Match]:
-        for scope in scopes(tree, catalog):
-            distinct = scope.select.args.get("distinct")
-            if distinct is not None and distinct.args.get("on") is None and _selects_key(scope):
-                yield Match(scope.select)
+        found = [scope.select for scope in scopes(tree, catalog) if _needless(scope)]
+        if found:
+            yield Match(tree, tuple(found))
 
     def apply(self, match: Match, catalog: Catalog) -> exp.Expr:
-        root, select = copied(match.node)
-        select.set("distinct", None)
+        root, *selects = copied(*match.parts)
+        for select in selects:
+            select.set("distinct", None)
         return root
 
 
-def _selects_key(scope: Scope) -> bool:
-    if len(scope.sources) != 1 or has_aggregate(scope.select):
+def _needless(scope: Scope) -> bool:
+    distinct = scope.select.args.get("distinct")
+    if distinct is None or distinct.args.get("on") is not None or not scope.sources or has_aggregate(scope.select):
         return False
-    (source,) = scope.sources.values()
-    if source.table is None or source.table.kind not in ("table", "partitioned table", "materialized view"):
-        return False
-    selected: set[str] = set()
-    for item in scope.select.expressions:
-        value = item.unalias()
-        if isinstance(value, exp.Star) or (isinstance(value, exp.Column) and isinstance(value.this, exp.Star)):
-            selected.update(source.table.columns)
-        elif isinstance(value, exp.Column):
-            selected.add(identifier_name(value.this))
-        elif not isinstance(value, exp.Literal):
-            return False  # it might return a set
-    return any(selected.issuperset(key) for key in source.table.unique_keys(not_null=True))
+    places = output_places(scope)
+    return places is not None and tells_rows_apart(scope, places)

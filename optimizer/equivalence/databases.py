@@ -1,0 +1,124 @@
+"""Making, granting, remembering and dropping single databases of the scratch cluster."""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+
+from optimizer.ddl import Script, apply_script
+from optimizer.equivalence.schema import BREAKABLE_SQL
+from optimizer.equivalence.session import Session
+from optimizer.shadow.cluster import Cluster
+
+_TEMPLATE_TIMEOUT_S = 120.0
+_DEFAULT_PATH = '"$user", public'
+
+
+def fill_template(cluster: Cluster, dbname: str, owner: str, script: Script) -> tuple[str, list[tuple[str, str, str]]]:
+    """Run a script as the unprivileged `owner`, take out breakable constraints, and tell the search path it ends with.
+
+    The owner owns the database meanwhile, because the script may make schemas; afterwards a superuser does.
+    """
+    with cluster.connect(dbname) as superuser:
+        run_sql(superuser, "ALTER DATABASE {} OWNER TO {}", sql.Identifier(dbname), sql.Identifier(owner))
+        with cluster.connect(dbname, owner) as connection:
+            apply_script(script, connection, extension_connection=superuser, timeout_s=_TEMPLATE_TIMEOUT_S)
+            ((path,),) = connection.execute("SELECT current_setting('search_path')").fetchall()
+            connection.execute("SET search_path = pg_catalog")
+            breakable = connection.execute(BREAKABLE_SQL).fetchall()
+            for command, *_ in breakable:
+                connection.execute(command.encode())
+        run_sql(superuser, "ALTER DATABASE {} OWNER TO CURRENT_USER", sql.Identifier(dbname))
+    path = _DEFAULT_PATH if path in ("", '""') else path
+    return path, [(table, name, kind) for _, table, name, kind in breakable]
+
+
+def copy_database(control: psycopg.Connection[Any], name: str, template: str) -> None:
+    """Copy a database that nobody is connected to, and let nobody connect to the copy yet."""
+    run_sql(
+        control,
+        "CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY",
+        sql.Identifier(name),
+        sql.Identifier(template),
+    )
+    run_sql(control, "REVOKE ALL ON DATABASE {} FROM PUBLIC", sql.Identifier(name))
+
+
+def grant(connection: psycopg.Connection[Any], dbname: str, role: str, rights: LiteralString) -> None:
+    """Let a role connect and use all tables of the user's schemas; nothing else."""
+    run_sql(connection, "GRANT CONNECT ON DATABASE {} TO {}", sql.Identifier(dbname), sql.Identifier(role))
+    schemas = connection.execute(
+        "SELECT nspname::text FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
+    ).fetchall()
+    for (schema,) in schemas:
+        run_sql(connection, "GRANT USAGE ON SCHEMA {} TO {}", sql.Identifier(schema), sql.Identifier(role))
+        connection.execute(
+            sql.SQL("GRANT {} ON ALL TABLES IN SCHEMA {} TO {}").format(
+                sql.SQL(rights), sql.Identifier(schema), sql.Identifier(role)
+            )
+        )
+
+
+def drop_roles(control: psycopg.Connection[Any], name: str) -> None:
+    """Drop the roles of a database that is gone."""
+    roles = control.execute(
+        "SELECT rolname::text FROM pg_roles WHERE rolname = ANY (%s)",
+        [[name, f"{name}_own", f"{name}_run", f"{name}_dml"]],
+    ).fetchall()
+    for (role,) in roles:
+        run_sql(control, "DROP ROLE IF EXISTS {}", sql.Identifier(role))
+
+
+def run_sql(connection: psycopg.Connection[Any], command: LiteralString, *parts: sql.Composable) -> None:
+    """Run a command of ours with names and constants put in safely."""
+    connection.execute(sql.SQL(command).format(*parts))
+
+
+def is_alive(control: psycopg.Connection[Any]) -> bool:
+    """False after a crash of the server, which takes all sessions and their locks along."""
+    try:
+        control.execute("SELECT 1")
+    except psycopg.Error:
+        return False
+    return True
+
+
+def exists(control: psycopg.Connection[Any], name: str) -> bool:
+    """Tell whether a database of that name exists."""
+    return control.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is not None
+
+
+def read_notes(control: psycopg.Connection[Any], name: str) -> dict[str, Any]:
+    """What is remembered of a template, kept where no script can reach it: in the comment on its database."""
+    row = control.execute(
+        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s", [name]
+    ).fetchone()
+    empty = {"used": 0.0, "search_path": _DEFAULT_PATH, "breakable": []}
+    return empty if row is None or row[0] is None else json.loads(row[0])
+
+
+def write_notes(control: psycopg.Connection[Any], name: str, notes: dict[str, Any]) -> None:
+    """Remember `notes` of a template, and that it was used now."""
+    text = json.dumps(notes | {"used": time.time()})
+    run_sql(control, "COMMENT ON DATABASE {} IS {}", sql.Identifier(name), sql.Literal(text))
+
+
+def open_session(cluster: Cluster, dbname: str, suffix: str) -> Session:
+    """Open a session of one of a database's roles: `own`, `run` or `dml`."""
+
+    def terminate(pid: int) -> None:
+        # A connection of its own: no lock of ours may delay it.
+        with cluster.connect() as connection:
+            connection.execute("SELECT pg_terminate_backend(%s, 2000)", [pid])
+
+    return Session(cluster.conninfo(dbname, f"{dbname}_{suffix}"), terminate)
+
+
+def lock_class(key: str) -> int:
+    """An int4 for advisory locks, which databases share across processes."""
+    return zlib.crc32(key.encode()) - 2**31

@@ -1,0 +1,91 @@
+"""What keeps the gate from judging a statement: everything whose result is not a function of the tables' content."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optimizer.catalog import Catalog
+from optimizer.equivalence import tree
+from optimizer.query import Query
+
+_SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
+_SYSTEM_SCHEMAS = frozenset({"pg_catalog", "information_schema", "pg_toast", "pg_temp"})
+#: Marked stable, yet they differ from one statement of a transaction to the next.
+_STATEMENT_TIME = frozenset({"statement_timestamp", "pg_backend_pid", "pg_current_snapshot", "txid_current_snapshot"})
+_WRITES = frozenset({"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
+
+
+def obstacle(query: Query, catalog: Catalog) -> str | None:
+    """Say why `query` cannot be judged by running it, None when it can.
+
+    Parameters:
+        query: the statement.
+        catalog: for functions and views.
+    """
+    root = tree.statement(query.sql)
+    return (
+        volatile(query.sql, catalog) or _by_kind(root) or _by_tables(root, catalog) or _by_default(query, root, catalog)
+    )
+
+
+def volatile(sql: str, catalog: Catalog, _depth: int = 0) -> str | None:
+    """Name the volatile or unknown function that a statement calls, itself or through a view; None without one."""
+    root = tree.statement(sql)
+    for schema, name in tree.calls(root):
+        function = catalog.function(name, schema)
+        if function is None:
+            return f"it calls {name}, a function that is not known"
+        if function.volatility == "volatile" or name in _STATEMENT_TIME:
+            return f"it calls {name}, whose result changes from call to call"
+    for _, table in tree.relations(root, catalog):
+        if table is not None and table.definition is not None and _depth < 16:
+            inner = volatile(table.definition, catalog, _depth + 1)
+            if inner is not None:
+                return inner
+    return None
+
+
+def _by_kind(root: Any) -> str | None:
+    for node in tree.walk(root):
+        name = tree.kind(node)
+        if name == "LockingClause":
+            return "it locks rows (FOR UPDATE or FOR SHARE)"
+        if name == "RangeTableSample":
+            return "it samples a table"
+        if name == "IntoClause":
+            return "it creates a table (SELECT INTO)"
+        if name in _WRITES and node is not root:
+            return "a CTE changes data"
+        if name == "CurrentOfExpr":
+            return "it needs an open cursor"
+        if name == "ColumnRef" and tree.strings(node.fields)[-1] in _SYSTEM_COLUMNS:
+            return f"it reads the system column {tree.strings(node.fields)[-1]}"
+    return None
+
+
+def _by_tables(root: Any, catalog: Catalog) -> str | None:
+    for node, table in tree.relations(root, catalog):
+        if node.schemaname in _SYSTEM_SCHEMAS or (table is None and node.relname.startswith("pg_")):
+            return f"it reads the system table {node.relname}"
+        if table is not None and table.kind == "foreign table":
+            return f"{node.relname} is a foreign table"
+    return None
+
+
+def _by_default(query: Query, root: Any, catalog: Catalog) -> str | None:
+    """INSERT and UPDATE also evaluate defaults: a sequence moves on, a clock ticks."""
+    if query.kind == "select":
+        return None
+    target = catalog.table(root.relation.relname, root.relation.schemaname or None)
+    if target is None or query.kind == "delete":
+        return None
+    named = {column.res_target.name for column in root.cols} if query.kind == "insert" else set(target.columns)
+    all_named = query.kind == "insert" and not root.cols
+    for column in target.columns.values():
+        if column.name in named or all_named:
+            continue
+        if column.identity:
+            return f"the identity column {column.name} counts on"
+        if column.default and (reason := volatile(f"SELECT {column.default}", catalog)):
+            return f"the default of {column.name} cannot be judged: {reason}"
+    return None
