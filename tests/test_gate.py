@@ -236,7 +236,8 @@ def test_rows_in_the_schema_are_ignored(gate: Gate) -> None:
             id="extension type",
         ),
         pytest.param(
-            "CREATE TABLE t (i integer, r int4range, u uuid, j jsonb, b bytea, n inet, t time, v interval, a numeric[])",
+            "CREATE TABLE t (i integer, r int4range, u uuid, j jsonb, b bytea, n inet, t time, v interval,"
+            " a numeric[])",
             "SELECT * FROM t WHERE r @> 2 AND v < '2 days'",
             "SELECT * FROM t WHERE 2 <@ r AND '2 days' > v",
             "tested",

@@ -318,7 +318,7 @@ def test_orderings(sql: str, expected: list[tuple[str, str, bool]]) -> None:
 
 
 def test_statements_that_sqlglot_cannot_print_are_read_all_the_same() -> None:
-    query = Query.parse("SELECT 1 FROM t WHERE a=$1and b IN($2,$3)")
+    query = Query.parse("SELECT 1 FROM t WHERE a=$1and b IN($2,$3) AND (c = 1) IS UNKNOWN")
     assert query.tree is None
     (use,) = table_uses(query, CATALOG)
     assert conditions(use) == ["equality a", "equality b"]
