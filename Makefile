@@ -2,42 +2,53 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# Two steps, so that the demo need not wait for what only the tests need.
+INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 
 .PHONY: demo test check format docs bench lock clean
 .DEFAULT_GOAL := demo
 
-$(READY): pyproject.toml requirements-dev.lock
+$(INSTALLED): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "planproof needs Python 3.11 or newer; name it: make PYTHON=python3.12"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	@echo "installing planproof into $(VENV)" >&2
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
 	  { echo "the venv module is missing: on Debian, apt install python3-venv"; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(PIP) install -r requirements.lock
+	@$(PIP) install --no-deps --editable .
 	@touch $@
 
-demo: $(READY)
+$(READY): $(INSTALLED) requirements-dev.lock
+	@echo "installing the tools that tests need into $(VENV)" >&2
+	@$(PIP) install -r requirements-dev.lock
+	@touch $@
+
+demo: $(INSTALLED)
 	@$(BIN)/planproof demo $(ARGS)
 
+# Each worker starts servers of its own.
 test: $(READY)
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n logical --maxprocesses 4 $(ARGS)
 
 check: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m api.docs --check
+	@$(BIN)/python -m api.docs rules --check
 
 format: $(READY)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 docs: $(READY)
-	@$(BIN)/python -m api.docs
+	@$(BIN)/python -m api.docs rules > docs/rules.md.new && mv docs/rules.md.new docs/rules.md
 
 bench: $(READY)
-	@for script in benchmarks/[a-z]*_bench.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/tpch.py,$(wildcard benchmarks/*.py)); do \
+	  echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 # The versions that are tested, written anew from the bounds in pyproject.toml.
 lock: $(READY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -63,19 +63,25 @@ class Proof:
         }
 
 
-def prove(connection: psycopg.Connection[Any], query: str, advice: Advice) -> Proof:
+def prove(
+    connection: psycopg.Connection[Any], query: str, advice: Advice, progress: Callable[[str, float], None]
+) -> Proof:
     """Execute a query before and after following the advice; indexes are really built, and dropped again.
 
     Parameters:
         connection: in autocommit, as the owner of the tables.
         query: the original.
         advice: what to follow.
+        progress: told the step and the share done, 0 to 1.
 
     Errors: `TimeLimitError` when either form runs past the limit.
     """
     connection.execute(f"SET statement_timeout = '{LIMIT}'")
+    progress("executing the original", 0.3)
     before = _execute(connection, query)
+    progress("building what is advised" if advice.ddl else "executing what is advised", 0.7)
     with _indexes(connection, advice):
+        progress("executing what is advised", 0.9)
         after = _execute(connection, advice.sql or query)
     return Proof(before, after)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -18,6 +20,12 @@ DATABASE = "demo_shop"
 OWNER = "demo_owner"
 #: Files that make the database, in order, and what people are told meanwhile.
 _STEPS = (("schema", "making the tables"), ("rows", "filling them"), ("constraints", "making keys and indexes"))
+#: An index that is neither a constraint's nor marked as the shop's own: a proof that was killed has left it.
+_LEFTOVERS = """
+    SELECT format('DROP INDEX %s', i.indexrelid::regclass) FROM pg_index AS i
+      JOIN pg_class AS c ON c.oid = i.indexrelid
+     WHERE c.relnamespace = 'public'::regnamespace AND obj_description(i.indexrelid, 'pg_class') IS NULL
+       AND NOT EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = i.indexrelid)"""
 
 Progress = Callable[[str, float], None]
 
@@ -30,6 +38,11 @@ class DemoQuery:
     question: str
     sql: str
 
+    @property
+    def title(self) -> str:
+        """The name without its number, in words."""
+        return self.name.partition("_")[2].replace("_", " ")
+
 
 @dataclass(frozen=True, slots=True)
 class Shop:
@@ -38,21 +51,26 @@ class Shop:
     Parameters:
         cluster: where it runs.
         filled: True when this run filled it, False when it was there already.
-        version: changes with the demo's files and the scale.
+        rows: in all tables.
+        size: of the database in bytes.
     """
 
     cluster: Cluster
     filled: bool
-    version: str
+    rows: int
+    size: int
 
     @property
     def dsn(self) -> str:
-        """Connection string of the unprivileged owner."""
+        """Connection string of the unprivileged owner; it holds a password."""
         return self.cluster.conninfo(DATABASE, OWNER)
 
-    def connect(self) -> psycopg.Connection[tuple[object, ...]]:
-        """Connect as the unprivileged owner, in autocommit."""
-        return psycopg.connect(self.dsn, autocommit=True)
+    def connect(self) -> psycopg.Connection[Any]:
+        """Connect as the unprivileged owner, in autocommit.
+
+        Errors: `ShadowUnavailableError`.
+        """
+        return self.cluster.connect(DATABASE, OWNER)
 
 
 def queries() -> tuple[DemoQuery, ...]:
@@ -66,13 +84,19 @@ def queries() -> tuple[DemoQuery, ...]:
     return tuple(found)
 
 
-def open_shop(services: Services, *, scale: float = 1.0, reset: bool = False, progress: Progress) -> Shop:
-    """Start the server and fill the database where that has not been done.
+@contextmanager
+def open_shop(
+    services: Services, *, scale: float, reset: bool, before_filling: Callable[[], None], progress: Progress
+) -> Iterator[Shop]:
+    """Start the server, fill the database where that has not been done, and keep it to ourselves for the block.
+
+    One demo at a time: two would time each other's work, and see each other's indexes.
 
     Parameters:
         services: for the supervisor.
         scale: 1 makes a million order items; less is for tests.
         reset: fill it again.
+        before_filling: called before a database that is there is thrown away.
         progress: told the step and the share done, 0 to 1.
 
     Errors: `ShadowUnavailableError` when the server cannot be started.
@@ -82,31 +106,45 @@ def open_shop(services: Services, *, scale: float = 1.0, reset: bool = False, pr
     cluster.ensure_role(OWNER)
     version = _version(scale)
     with cluster.connect() as admin:
-        # One process fills, others wait for it.
-        admin.execute("SELECT pg_advisory_lock(hashtext(%s))", (DATABASE,))
-        ready = None if reset else _comment(admin)
-        if ready == version:
-            progress("the shop is filled already", 1.0)
-            return Shop(cluster, False, version)
-        admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(DATABASE)))
-        admin.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), sql.Identifier(OWNER)))
-        shop = Shop(cluster, True, version)
-        _fill(shop, scale, progress)
-        admin.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(DATABASE), sql.Literal(version)))
-    return shop
+        _wait_for_others(admin, progress)
+        filled = reset or _comment(admin) != version
+        if filled:
+            before_filling()
+            _make_anew(cluster, admin, scale, progress)
+            # Last, so that a run that was interrupted is never taken for a filled shop.
+            comment = sql.SQL("COMMENT ON DATABASE {} IS {}")
+            admin.execute(comment.format(sql.Identifier(DATABASE), sql.Literal(version)))
+        with cluster.connect(DATABASE, OWNER) as connection:
+            for (drop,) in connection.execute(_LEFTOVERS).fetchall():
+                connection.execute(drop)
+            ((rows, size),) = connection.execute(
+                "SELECT sum(reltuples)::bigint, pg_database_size(current_database())"
+                " FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
+            ).fetchall()
+        yield Shop(cluster, filled, rows, size)
 
 
-def _fill(shop: Shop, scale: float, progress: Progress) -> None:
+def _wait_for_others(admin: psycopg.Connection[Any], progress: Progress) -> None:
+    """Take the lock that this process then holds until `admin` is closed, however that comes about."""
+    ((mine,),) = admin.execute("SELECT pg_try_advisory_lock(hashtext(%s))", [DATABASE]).fetchall()
+    if not mine:
+        progress("waiting for another demo to end", 0.0)
+        admin.execute("SELECT pg_advisory_lock(hashtext(%s))", [DATABASE])
+
+
+def _make_anew(cluster: Cluster, admin: psycopg.Connection[Any], scale: float, progress: Progress) -> None:
+    database, owner = sql.Identifier(DATABASE), sql.Identifier(OWNER)
+    admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(database))
+    admin.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, owner))
     statements = [(told, text) for file, told in _STEPS for text in _statements(file, scale)]
-    with shop.connect() as connection:
+    with cluster.connect(DATABASE, OWNER) as connection:
         # Rows go in bare and are not needed after a crash: the demo would fill them again.
         connection.execute("SET synchronous_commit = off")
         for done, (told, text) in enumerate(statements):
-            progress(told, done / len(statements))
+            progress(told, done / (len(statements) + 1))
             connection.execute(text.encode())
-        progress("gathering statistics", 0.95)
+        progress("gathering statistics", len(statements) / (len(statements) + 1))
         connection.execute("VACUUM (ANALYZE)")
-        progress("the shop is filled", 1.0)
 
 
 def _statements(file: str, scale: float) -> Iterator[str]:
@@ -116,9 +154,9 @@ def _statements(file: str, scale: float) -> Iterator[str]:
             yield statement
 
 
-def _comment(admin: psycopg.Connection[tuple[object, ...]]) -> str | None:
+def _comment(admin: psycopg.Connection[Any]) -> str | None:
     row = admin.execute(
-        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s", (DATABASE,)
+        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s", [DATABASE]
     ).fetchone()
     return str(row[0]) if row and row[0] is not None else None
 

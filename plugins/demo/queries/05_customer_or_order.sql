@@ -1,5 +1,5 @@
 -- Support looks a thing up by customer or by order number: an OR across two tables can use neither index.
-SELECT i.order_id, i.line, i.product_id
+SELECT i.*
 FROM order_items AS i
 JOIN orders AS o ON o.id = i.order_id
 WHERE o.user_id = 77 OR i.order_id = 4242

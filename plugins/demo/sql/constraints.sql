@@ -16,6 +16,16 @@ ALTER TABLE order_items ADD FOREIGN KEY (product_id) REFERENCES products;
 ALTER TABLE inventory_movements ADD FOREIGN KEY (product_id) REFERENCES products;
 ALTER TABLE reviews ADD FOREIGN KEY (product_id) REFERENCES products;
 ALTER TABLE reviews ADD FOREIGN KEY (user_id) REFERENCES users;
+CREATE INDEX products_added_at_idx ON products (added_at);
+CREATE INDEX users_created_at_idx ON users (created_at);
 CREATE INDEX orders_created_at_idx ON orders (created_at);
 CREATE INDEX orders_user_id_idx ON orders (user_id);
+CREATE INDEX reviews_created_at_idx ON reviews (created_at);
 CREATE INDEX reviews_product_id_idx ON reviews (product_id);
+-- Indexes without a comment are taken for what an interrupted proof left behind, and dropped.
+COMMENT ON INDEX products_added_at_idx IS 'part of the shop';
+COMMENT ON INDEX users_created_at_idx IS 'part of the shop';
+COMMENT ON INDEX orders_created_at_idx IS 'part of the shop';
+COMMENT ON INDEX orders_user_id_idx IS 'part of the shop';
+COMMENT ON INDEX reviews_created_at_idx IS 'part of the shop';
+COMMENT ON INDEX reviews_product_id_idx IS 'part of the shop';

@@ -9,6 +9,7 @@ FROM generate_series(1, 200) AS n;
 INSERT INTO products
 SELECT n, 1 + (200 * power(random(), 2))::int % 200, 'SKU-' || lpad(n::text, 7, '0'), 'product ' || md5(n::text),
        round((5 + 200 * power(random(), 3))::numeric, 2),
+       timestamp '2022-01-01' + n * (interval '1400 days' / (20000 * :scale)),
        CASE WHEN n % 12 = 0 THEN timestamp '2024-01-01' + n * interval '31 minutes' END
 FROM generate_series(1, (20000 * :scale)::int) AS n;
 
@@ -25,7 +26,7 @@ SELECT n, 1 + ((100000 * :scale - 1) * power(random(), 2))::int,
        CASE WHEN n > 299000 * :scale THEN 'pending' WHEN n % 100 < 93 THEN 'delivered' WHEN n % 100 < 98 THEN 'cancelled'
             WHEN n % 100 = 98 THEN 'returned' ELSE 'shipped' END,
        round((10 + 300 * power(random(), 3))::numeric, 2),
-       CASE WHEN n % 40 = 0 THEN 'WELCOME' || n % 7 END,
+       CASE WHEN n % 10 = 0 THEN 'WELCOME' || n % 3 END,
        timestamp '2023-01-01' + n * (interval '1050 days' / (300000 * :scale))
 FROM generate_series(1, (300000 * :scale)::int) AS n;
 
@@ -37,6 +38,7 @@ FROM generate_series(1, (300000 * :scale)::int) AS o, generate_series(1, 1 + o %
 INSERT INTO inventory_movements
 SELECT n, 1 + ((20000 * :scale - 1) * power(random(), 2))::int, 1 + n % 8, (20 * random())::int - 10,
        (ARRAY['sale', 'sale', 'sale', 'sale', 'return', 'restock', 'count', 'loss'])[1 + n % 8],
+       'https://documents.example.com/' || md5(n::text),
        timestamp '2023-01-01' + n * (interval '1050 days' / (500000 * :scale))
 FROM generate_series(1, (500000 * :scale)::int) AS n;
 

@@ -11,6 +11,7 @@ CREATE TABLE products (
     sku text NOT NULL,
     title text NOT NULL,
     price numeric(10, 2) NOT NULL,
+    added_at timestamp without time zone NOT NULL,
     discontinued_at timestamp without time zone
 );
 
@@ -46,6 +47,7 @@ CREATE TABLE inventory_movements (
     warehouse smallint NOT NULL,
     delta integer NOT NULL,
     reason text NOT NULL,
+    document text NOT NULL,
     moved_at timestamp without time zone NOT NULL
 );
 
