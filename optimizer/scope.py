@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from sqlglot import exp
 
 from optimizer.catalog import Catalog, Column, Table, identifier_name
-from optimizer.naming import output_name
+from optimizer.rewriting.naming import output_name
 
 #: Nodes that open a query of their own.
 QUERY_NODES = (exp.Select, exp.SetOperation, exp.Values)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.constants import (
+from optimizer.query import parse_expression
+from optimizer.rewriting.constants import (
     TRUNC_UNITS,
     Span,
     Today,
@@ -27,7 +28,6 @@ from optimizer.constants import (
     text,
     today,
 )
-from optimizer.query import parse_expression
 
 TIMESTAMP = "timestamp without time zone"
 MOMENTS = st.datetimes(datetime(1, 2, 1), datetime(9990, 1, 1))

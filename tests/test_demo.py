@@ -53,7 +53,7 @@ def home() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def run(home: Path) -> Outcome:
     """The whole demo, once."""
-    return planproof("demo", "--json", *SCALE, home=home)
+    return planproof("demo", "--json", *SCALE, home=home, timeout_s=300)
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import pytest
 from sqlglot import exp
 
 from optimizer.catalog import Catalog, Column, Function, Table
-from optimizer.evaluation import cannot_fail, same_equality, value_type
 from optimizer.query import Query
-from optimizer.resolved import ResolvedStatement
+from optimizer.rewriting.evaluation import cannot_fail, same_equality, value_type
+from optimizer.rewriting.resolved import ResolvedStatement
 
 TYPES = {
     "i": "integer",

@@ -6,8 +6,8 @@ import pytest
 from sqlglot import exp
 
 from optimizer.catalog import Catalog
-from optimizer.naming import fresh_alias, identifier, output_name, with_output_name
 from optimizer.query import Query, parse_expression, render
+from optimizer.rewriting.naming import fresh_alias, identifier, output_name, with_output_name
 from optimizer.scope import output_names
 from optimizer.shadow.cluster import Cluster
 

@@ -17,7 +17,7 @@ from psycopg import sql
 
 from optimizer.catalog import Catalog
 from optimizer.query import Query
-from optimizer.sargable import PredicateRule
+from optimizer.rewriting.sargable import PredicateRule
 from optimizer.shadow.cluster import Cluster
 from optimizer.shadow.introspect import read_catalog
 from rules.rewrite.arithmetic_off_column import ArithmeticOffColumn

@@ -6,8 +6,8 @@ import pytest
 
 from optimizer.catalog import Catalog, Column, Constraint, Index, IndexColumn, RelationKind, Table
 from optimizer.query import Query
+from optimizer.rewriting.uniqueness import output_places, sources_in, tells_rows_apart
 from optimizer.scope import scopes
-from optimizer.uniqueness import output_places, sources_in, tells_rows_apart
 
 
 def table(

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from optimizer.canonical import same_query
 from optimizer.clock import Deadline
+from optimizer.equivalence import tree
 from optimizer.equivalence.build import build_model
 from optimizer.equivalence.compare import Judgement, column_difference, is_informative, judge, modifier_note
 from optimizer.equivalence.generate import Database, Generator
@@ -76,14 +77,12 @@ class Gate:
         schema = self._scratch.schema(ddl)
         if (left.kind == "select") != (right.kind == "select"):
             return Verdict(Equivalence.REFUTED, "statement-kind", detail="One reads and the other changes data.")
-        if same_query(left.sql, right.sql):
-            reason = volatile(left.sql, schema.catalog)
-            if reason is None:
-                return Verdict(Equivalence.PROVED, CANONICAL, detail="Both are the same query by PostgreSQL's grammar.")
-        for name, query in (("left", left), ("right", right)):
-            reason = obstacle(query, schema.catalog)
-            if reason is not None:
-                return _unknown(f"The {name} query cannot be judged: {reason}.")
+        try:
+            verdict = _without_running(left, right, schema)
+        except tree.TooDeepError as error:
+            return _unknown(f"A query cannot be judged: {error}.")
+        if verdict is not None:
+            return verdict
         limit = timeout_ms if timeout_ms is not None else self._settings.verify_timeout_ms
         with self._scratch.lease(schema) as lease:
             deadline = Deadline.after(limit)
@@ -99,6 +98,17 @@ class Gate:
     def close(self) -> None:
         """Drop the scratch databases of this process."""
         self._scratch.close()
+
+
+def _without_running(left: Query, right: Query, schema: GateSchema) -> Verdict | None:
+    """The verdict that needs no run: proved for one query written twice, unknown for what no run can judge."""
+    if same_query(left.sql, right.sql) and volatile(left.sql, schema.catalog) is None:
+        return Verdict(Equivalence.PROVED, CANONICAL, detail="Both are the same query by PostgreSQL's grammar.")
+    for name, query in (("left", left), ("right", right)):
+        reason = obstacle(query, schema.catalog)
+        if reason is not None:
+            return _unknown(f"The {name} query cannot be judged: {reason}.")
+    return None
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 
 from optimizer.equivalence import values
-from optimizer.equivalence.hints import TableKey, Threshold
+from optimizer.equivalence.hints import ColumnKey, TableKey, Threshold
 from optimizer.equivalence.model import ColumnModel, Model, TableModel
 from optimizer.equivalence.rows import Cells, Rows, Style
 
@@ -72,7 +72,8 @@ class Generator:
         self._zoned = zoned
         self._count = 0
         self._params: Cells = ()
-        self._best: dict[tuple[object, int], tuple[str, ...]] = {}
+        self._best: dict[tuple[ColumnKey, int], tuple[str, ...]] = {}
+        self._best_bound: dict[tuple[ColumnKey, int], tuple[str, ...]] = {}
         references = model.hints.references
         self._usual = 8 if references <= 2 else 5 if references <= 4 else 4 if references <= 6 else 3
 
@@ -133,7 +134,7 @@ class Generator:
 
     def _start(self) -> None:
         self._count += 1
-        self._best.clear()
+        self._best_bound.clear()
         self._params = tuple(self._parameter(i, p) for i, p in enumerate(self._model.params))
 
     def _finish(self, label: str, made: Mapping[TableKey, list[list[str | None]]]) -> Database:
@@ -223,9 +224,10 @@ class Generator:
 
     def best(self, column: ColumnModel, occurrence: int) -> tuple[str, ...]:
         """Values that satisfy most of a FROM item's comparisons on a column, parameters included."""
-        found = self._best.get((column.key, occurrence))
+        known = self._best_bound if column.bound.get(occurrence) else self._best
+        found = known.get((column.key, occurrence))
         if found is None:
-            found = self._best[column.key, occurrence] = self._rank(column, occurrence)
+            found = known[column.key, occurrence] = self._rank(column, occurrence)
         return found
 
     def _rank(self, column: ColumnModel, occurrence: int) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def order_of(query: Query, output: Sequence[str]) -> Order:
     """
     if query.kind != "select":
         return Order(width=len(output))
-    parsed = postgast.parse(query.sql)
+    parsed = tree.parsed(query.sql)
     select = parsed.stmts[0].stmt.select_stmt
     keys: list[int] = []
     hidden: list[Any] = []
@@ -62,7 +62,10 @@ def order_of(query: Query, output: Sequence[str]) -> Order:
     if hidden:
         for node in hidden:
             select.target_list.add().res_target.val.CopyFrom(node)
-        widened = postgast.deparse(parsed)
+        try:
+            widened = postgast.deparse(parsed)
+        except postgast.PgQueryError:  # it cannot be written: only the keys before the first hidden one are known
+            keys = keys[: next(i for i, key in enumerate(keys) if key >= len(output))]
     return Order(tuple(keys), widened, len(output), *_limits(select))
 
 

@@ -6,16 +6,35 @@ from collections.abc import Iterator
 from typing import Any
 
 import postgast
+from google.protobuf.message import DecodeError
 
 from optimizer.catalog import Catalog, Table
-from optimizer.query import Query
+from optimizer.errors import SqlError
 
 _DEEPEST_VIEW = 16
 
 
+class TooDeepError(SqlError):
+    """The statement nests deeper than its tree can be read."""
+
+
+def parsed(sql: str) -> Any:
+    """Return the parse tree of a text with one statement.
+
+    Errors: `TooDeepError`: protobuf reads 100 levels, some 50 links of `a + b + ...`.
+    """
+    try:
+        return postgast.parse(sql)
+    except DecodeError:
+        raise TooDeepError("the statement is nested too deeply") from None
+
+
 def statement(sql: str) -> Any:
-    """Return the node of one statement (`SelectStmt`, `InsertStmt`, ...)."""
-    node = postgast.parse(sql).stmts[0].stmt
+    """Return the node of one statement (`SelectStmt`, `InsertStmt`, ...).
+
+    Errors: `TooDeepError`.
+    """
+    node = parsed(sql).stmts[0].stmt
     return getattr(node, node.WhichOneof("node"))
 
 
@@ -67,8 +86,3 @@ def calls(tree: Any) -> Iterator[tuple[str | None, str]]:
         if kind(node) == "FuncCall":
             *schema, name = strings(node.funcname)
             yield (schema[-1] if schema else None), name
-
-
-def is_select(query: Query) -> bool:
-    """True for SELECT, VALUES and TABLE."""
-    return query.kind == "select"

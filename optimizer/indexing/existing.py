@@ -129,7 +129,9 @@ def _implicit(cast: exp.Cast, types: ColumnTypes) -> bool:
     around = cast.parent
     while isinstance(around, exp.Paren):
         around = around.parent
-    if target not in NUMBER_TYPES or not isinstance(around, exp.Binary):
+    if target not in NUMBER_TYPES or not isinstance(around, (exp.Binary, exp.Coalesce, exp.Nullif)):
         return False
     others = {identifier_name(c.this) for c in around.find_all(exp.Column)} - {name}
-    return any((other, target) in types for other in others)
+    constants = (c.name for c in around.find_all(exp.Literal) if not c.is_string)
+    of_constants = {"integer" if text.isdecimal() else "numeric" for text in constants}
+    return target in of_constants or any((other, target) in types for other in others)

@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 from sqlglot import exp
 
 from optimizer.catalog import Catalog, Column, IndexColumn, Table, identifier_name, quote_identifier
-from optimizer.indexing.index_expression import expression_type, indexable, orderable, too_long, unqualified
+from optimizer.indexing.index_expression import (
+    cast_target,
+    expression_type,
+    indexable,
+    orderable,
+    too_long,
+    unqualified,
+)
 from optimizer.indexing.lineage import Lineage
 from optimizer.indexing.selectivity import distinct_values
 from optimizer.matching import bare
@@ -60,7 +67,7 @@ class Operands:
             scope: of the query that `node` belongs to; operands of surrounding queries are left out.
             joined: see `Lineage.base_columns`.
         """
-        node, collation = bare(node), None
+        node, collation = self._uncast(scope, bare(node)), None
         if isinstance(node, exp.Collate) and isinstance(node.expression, exp.Identifier):
             node, collation = bare(node.this), identifier_name(node.expression)
         if isinstance(node, exp.Column):
@@ -81,6 +88,14 @@ class Operands:
     def type_of(self, scope: Scope, node: exp.Expr) -> str | None:
         """An expression's type, None where it isn't known."""
         return expression_type(node, self.lineage.types(scope))
+
+    def _uncast(self, scope: Scope, node: exp.Expr) -> exp.Expr:
+        """Take away a cast that an index on the column doesn't notice: to its own type, between text and varchar."""
+        inner = bare(node.this) if isinstance(node, exp.Cast) and not node.to.expressions else None
+        if not isinstance(node, exp.Cast) or not isinstance(inner, exp.Column):
+            return node
+        source, target = self.type_of(scope, inner), cast_target(node)
+        return inner if source == target or {source, target} == {"text", "character varying"} else node
 
     def _columns(self, scope: Scope, node: exp.Column, collation: str | None, *, joined: bool) -> Iterator[Operand]:
         local = self.lineage.source(scope, node)

@@ -10,7 +10,8 @@ from typing import ClassVar
 
 from sqlglot import exp
 
-from optimizer.constants import (
+from optimizer.matching import bare, type_name
+from optimizer.rewriting.constants import (
     INTEGER_RANGES,
     Point,
     Span,
@@ -28,8 +29,7 @@ from optimizer.constants import (
     span_node,
     today,
 )
-from optimizer.matching import bare, type_name
-from optimizer.sargable import ConstantComparison, PredicateRule, call
+from optimizer.rewriting.sargable import ConstantComparison, PredicateRule, call
 from optimizer.scope import Scope
 
 _TIMESTAMP = "timestamp without time zone"

@@ -10,7 +10,8 @@ from typing import ClassVar
 from sqlglot import exp
 
 from optimizer.catalog import Column
-from optimizer.constants import (
+from optimizer.matching import bare, type_name
+from optimizer.rewriting.constants import (
     INTEGER_RANGES,
     canonical_integer,
     fits,
@@ -18,8 +19,7 @@ from optimizer.constants import (
     number,
     text,
 )
-from optimizer.matching import bare, type_name
-from optimizer.sargable import ConstantComparison, PredicateRule
+from optimizer.rewriting.sargable import ConstantComparison, PredicateRule
 from optimizer.scope import Scope
 
 _TEXT_TYPES = frozenset({"text", "character varying"})

@@ -9,18 +9,18 @@ from typing import ClassVar
 from sqlglot import exp
 
 from optimizer.catalog import Catalog
-from optimizer.decorrelation import (
+from optimizer.matching import COMPARISONS, MIRRORED, where_conjuncts
+from optimizer.rewriting.decorrelation import (
     CorrelatedAggregate,
     is_count,
     is_strict_path,
     read_correlated_aggregate,
     scalar_subqueries,
 )
-from optimizer.evaluation import cannot_fail, neighbours_cannot_fail
-from optimizer.grouped_join import Conversion, convert, join_place, stars_expand
-from optimizer.matching import COMPARISONS, MIRRORED, where_conjuncts
-from optimizer.resolved import ResolvedStatement
-from optimizer.row_order import rewritable_scopes
+from optimizer.rewriting.evaluation import cannot_fail, neighbours_cannot_fail
+from optimizer.rewriting.grouped_join import Conversion, convert, join_place, stars_expand
+from optimizer.rewriting.resolved import ResolvedStatement
+from optimizer.rewriting.row_order import rewritable_scopes
 from optimizer.rule import Match, RewriteRule
 from optimizer.scope import Scope
 

@@ -8,12 +8,12 @@ from typing import ClassVar
 from sqlglot import exp
 
 from optimizer.catalog import Catalog
-from optimizer.decorrelation import scalar_subqueries
-from optimizer.evaluation import is_aggregate_of, neighbours_cannot_fail, query_cannot_fail, value_type
 from optimizer.matching import MIRRORED, bare, conjunction, conjuncts, not_null, where_conjuncts
-from optimizer.naming import output_item, output_name, with_output_name
-from optimizer.resolved import ResolvedStatement, has_query, put_condition
-from optimizer.row_order import rewritable_scopes
+from optimizer.rewriting.decorrelation import scalar_subqueries
+from optimizer.rewriting.evaluation import is_aggregate_of, neighbours_cannot_fail, query_cannot_fail, value_type
+from optimizer.rewriting.naming import output_item, output_name, with_output_name
+from optimizer.rewriting.resolved import ResolvedStatement, has_query, put_condition
+from optimizer.rewriting.row_order import rewritable_scopes
 from optimizer.rule import Match, RewriteRule, copied
 from optimizer.scope import Scope
 

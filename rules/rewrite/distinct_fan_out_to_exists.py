@@ -10,9 +10,9 @@ from sqlglot import exp
 
 from optimizer.catalog import Catalog
 from optimizer.matching import conjunction, conjuncts, has_aggregate, where_conjuncts
+from optimizer.rewriting.uniqueness import is_star, output_places, sources_in, star_sources, tells_rows_apart
 from optimizer.rule import Match, RewriteRule, copied
 from optimizer.scope import Scope, Source, own_nodes, scopes
-from optimizer.uniqueness import is_star, output_places, sources_in, star_sources, tells_rows_apart
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,9 +9,9 @@ from sqlglot import exp
 
 from optimizer.catalog import Catalog
 from optimizer.matching import has_aggregate
+from optimizer.rewriting.uniqueness import output_places, tells_rows_apart
 from optimizer.rule import Match, RewriteRule, copied
 from optimizer.scope import Scope, scopes
-from optimizer.uniqueness import output_places, tells_rows_apart
 
 
 class DistinctOnKey(RewriteRule):

@@ -8,10 +8,10 @@ from typing import ClassVar
 from sqlglot import exp
 
 from optimizer.catalog import Catalog, Constraint, identifier_name
-from optimizer.evaluation import same_equality
 from optimizer.matching import column_equalities, conjunction, conjuncts, where_conjuncts
-from optimizer.resolved import ResolvedStatement, filters, is_comma, is_outer_join, joins_of
-from optimizer.row_order import rewritable_scopes
+from optimizer.rewriting.evaluation import same_equality
+from optimizer.rewriting.resolved import ResolvedStatement, filters, is_comma, is_outer_join, joins_of
+from optimizer.rewriting.row_order import rewritable_scopes
 from optimizer.rule import Match, RewriteRule, copied
 from optimizer.scope import Scope, Source
 

@@ -10,7 +10,8 @@ from typing import ClassVar
 
 from sqlglot import exp
 
-from optimizer.constants import (
+from optimizer.matching import bare, type_name
+from optimizer.rewriting.constants import (
     TRUNC_UNITS,
     Point,
     Today,
@@ -21,8 +22,7 @@ from optimizer.constants import (
     point_node,
     text,
 )
-from optimizer.matching import bare, type_name
-from optimizer.sargable import ConstantComparison, PredicateRule, call, is_filter
+from optimizer.rewriting.sargable import ConstantComparison, PredicateRule, call, is_filter
 from optimizer.scope import Scope
 
 _TIMESTAMP = "timestamp without time zone"

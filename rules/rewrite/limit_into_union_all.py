@@ -9,12 +9,12 @@ from typing import ClassVar
 from sqlglot import exp
 
 from optimizer.catalog import Catalog, Column, identifier_name
-from optimizer.constants import fits, integer, integer_node
-from optimizer.evaluation import base_type
 from optimizer.matching import bare, has_aggregate
+from optimizer.rewriting.constants import fits, integer, integer_node
+from optimizer.rewriting.evaluation import base_type
+from optimizer.rewriting.uniqueness import Place, is_star, may_return_set, place_of, star_sources, tells_rows_apart
 from optimizer.rule import Match, RewriteRule, copied
 from optimizer.scope import Scope, Source, own_nodes, scope_at, scopes
-from optimizer.uniqueness import Place, is_star, may_return_set, place_of, star_sources, tells_rows_apart
 
 
 @dataclass(frozen=True, slots=True)

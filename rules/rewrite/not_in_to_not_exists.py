@@ -8,7 +8,6 @@ from typing import ClassVar
 from sqlglot import exp
 
 from optimizer.catalog import Catalog, identifier_name
-from optimizer.evaluation import cannot_fail, neighbours_cannot_fail, query_cannot_fail, same_equality, value_type
 from optimizer.matching import (
     bare,
     conjunction,
@@ -18,9 +17,16 @@ from optimizer.matching import (
     rejects_null,
     where_conjuncts,
 )
-from optimizer.naming import column_of, fresh_alias, identifier, output_name
-from optimizer.resolved import ResolvedStatement, put_condition
-from optimizer.row_order import rewritable_scopes
+from optimizer.rewriting.evaluation import (
+    cannot_fail,
+    neighbours_cannot_fail,
+    query_cannot_fail,
+    same_equality,
+    value_type,
+)
+from optimizer.rewriting.naming import column_of, fresh_alias, identifier, output_name
+from optimizer.rewriting.resolved import ResolvedStatement, put_condition
+from optimizer.rewriting.row_order import rewritable_scopes
 from optimizer.rule import Match, RewriteRule, copied
 from optimizer.scope import Scope, columns_in, own_nodes
 

@@ -9,11 +9,11 @@ from typing import ClassVar
 from sqlglot import exp
 
 from optimizer.catalog import Catalog
-from optimizer.evaluation import cannot_fail
 from optimizer.matching import bare, column_equalities, conjunction, disjuncts
-from optimizer.naming import column_of
-from optimizer.resolved import ResolvedStatement, filters, has_query, put_condition
-from optimizer.row_order import rewritable_scopes
+from optimizer.rewriting.evaluation import cannot_fail
+from optimizer.rewriting.naming import column_of
+from optimizer.rewriting.resolved import ResolvedStatement, filters, has_query, put_condition
+from optimizer.rewriting.row_order import rewritable_scopes
 from optimizer.rule import Match, RewriteRule, copied
 from optimizer.scope import Scope, Source
 

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 from sqlglot import exp
 
-from optimizer.branching import BranchedQuery, read_branched_query
 from optimizer.catalog import Catalog, identifier_name
-from optimizer.evaluation import cannot_fail
 from optimizer.matching import column_equalities, conjuncts, disjuncts
-from optimizer.resolved import ResolvedStatement, filters, has_query
-from optimizer.row_order import rewritable_scopes
+from optimizer.rewriting.branching import BranchedQuery, read_branched_query
+from optimizer.rewriting.evaluation import cannot_fail
+from optimizer.rewriting.resolved import ResolvedStatement, filters, has_query
+from optimizer.rewriting.row_order import rewritable_scopes
 from optimizer.rule import Match, RewriteRule
 from optimizer.scope import Scope, Source
 

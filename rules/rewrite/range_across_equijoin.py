@@ -10,14 +10,14 @@ from typing import ClassVar
 from sqlglot import exp
 
 from optimizer.catalog import Catalog, Column, identifier_name
-from optimizer.constants import INTEGER_RANGES, integer
-from optimizer.evaluation import PLAIN_TYPES, base_type
 from optimizer.matching import bare, column_equalities, conjuncts, equality, has_aggregate, is_constant, where_conjuncts
-from optimizer.naming import column_of
+from optimizer.rewriting.constants import INTEGER_RANGES, integer
+from optimizer.rewriting.evaluation import PLAIN_TYPES, base_type
+from optimizer.rewriting.naming import column_of
+from optimizer.rewriting.sargable import ConstantComparison, constant_comparison
+from optimizer.rewriting.uniqueness import Place, place_of, using_pairs
 from optimizer.rule import Match, RewriteRule, copied
-from optimizer.sargable import ConstantComparison, constant_comparison
 from optimizer.scope import Scope, Source, own_nodes, scopes
-from optimizer.uniqueness import Place, place_of, using_pairs
 
 _ORDERED = PLAIN_TYPES | {"real", "double precision"}
 

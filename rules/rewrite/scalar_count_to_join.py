@@ -8,9 +8,9 @@ from typing import ClassVar
 from sqlglot import exp
 
 from optimizer.catalog import Catalog
-from optimizer.grouped_join import Conversion, convert, selected_aggregates
-from optimizer.resolved import ResolvedStatement
-from optimizer.row_order import rewritable_scopes
+from optimizer.rewriting.grouped_join import Conversion, convert, selected_aggregates
+from optimizer.rewriting.resolved import ResolvedStatement
+from optimizer.rewriting.row_order import rewritable_scopes
 from optimizer.rule import Match, RewriteRule
 
 

@@ -13,8 +13,8 @@ from sqlglot import exp
 
 from optimizer.catalog import identifier_name
 from optimizer.matching import is_aggregate
-from optimizer.naming import column_of, fresh_alias, identifier, output_name, with_output_name
-from optimizer.resolved import ResolvedStatement
+from optimizer.rewriting.naming import column_of, fresh_alias, identifier, output_name, with_output_name
+from optimizer.rewriting.resolved import ResolvedStatement
 from optimizer.rule import copied
 from optimizer.scope import Scope, Source
 

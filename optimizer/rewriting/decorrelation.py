@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from optimizer.catalog import identifier_name
-from optimizer.evaluation import base_type, cannot_fail, same_equality, source_cannot_fail, value_type
 from optimizer.matching import equality, is_aggregate, where_conjuncts
-from optimizer.resolved import ResolvedStatement, has_query, joins_of
+from optimizer.rewriting.evaluation import base_type, cannot_fail, same_equality, source_cannot_fail, value_type
+from optimizer.rewriting.resolved import ResolvedStatement, has_query, joins_of
 from optimizer.scope import Scope, Source, columns_in, own_nodes
 
 _AGGREGATES = (exp.Sum, exp.Avg, exp.Min, exp.Max, exp.Count)

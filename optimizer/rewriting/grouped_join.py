@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from sqlglot import exp
 
 from optimizer.catalog import identifier_name
-from optimizer.decorrelation import (
+from optimizer.matching import COMPARISONS, bare, conjunction, has_aggregate, is_aggregate, where_conjuncts
+from optimizer.rewriting.decorrelation import (
     CorrelatedAggregate,
     is_count,
     outermost_aggregates,
     read_correlated_aggregate,
     scalar_subqueries,
 )
-from optimizer.matching import COMPARISONS, bare, conjunction, has_aggregate, is_aggregate, where_conjuncts
-from optimizer.naming import column_of, fresh_alias, identifier, output_name, with_output_name
-from optimizer.resolved import ResolvedStatement, is_comma, joins_of
+from optimizer.rewriting.naming import column_of, fresh_alias, identifier, output_name, with_output_name
+from optimizer.rewriting.resolved import ResolvedStatement, is_comma, joins_of
 from optimizer.rule import copied
 from optimizer.scope import Scope, Source
 

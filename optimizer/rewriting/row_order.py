@@ -7,9 +7,9 @@ from functools import lru_cache
 from sqlglot import exp
 
 from optimizer.catalog import identifier_name
-from optimizer.evaluation import EXACT_NUMBERS, base_type, value_type
 from optimizer.matching import is_aggregate
-from optimizer.resolved import ResolvedStatement, has_query
+from optimizer.rewriting.evaluation import EXACT_NUMBERS, base_type, value_type
+from optimizer.rewriting.resolved import ResolvedStatement, has_query
 from optimizer.scope import Scope, own_nodes
 
 _INDIFFERENT = (exp.Count, exp.Min, exp.Max)

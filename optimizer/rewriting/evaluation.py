@@ -11,7 +11,7 @@ from sqlglot import exp
 from optimizer.catalog import Catalog, Table, identifier_name
 from optimizer.matching import COMPARISONS, bare, is_aggregate, type_name
 from optimizer.query import Query
-from optimizer.resolved import ResolvedStatement, filters
+from optimizer.rewriting.resolved import ResolvedStatement, filters
 from optimizer.scope import Scope, Source, own_nodes
 
 INTEGERS = ("smallint", "integer", "bigint")

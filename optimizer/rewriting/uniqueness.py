@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from optimizer.catalog import Catalog, Table, identifier_name
-from optimizer.evaluation import same_equality
 from optimizer.matching import bare, conjuncts, equality, type_name, where_conjuncts
+from optimizer.rewriting.evaluation import same_equality
 from optimizer.scope import QUERY_NODES, Scope, Source, columns_in, scope_at
 
 #: A column of a FROM item: the item's alias and the column's name.
