@@ -148,6 +148,7 @@ class HypotheticalIndexes:
             finally:
                 swap_in(superuser, rows)
         left_over = False
+        sized: list[tuple[_Part, IndexSize]] = []
         for candidate in created:
             own = [part for part in parts if part.root == (candidate.schema, names[candidate])]
             try:
@@ -156,11 +157,12 @@ class HypotheticalIndexes:
                 self.refused[candidate] = str(error.args[0])
                 left_over = True
                 continue
-            _set_sizes(superuser, sizes)
-            for part, size in sizes:
-                lay_out_index(self._cluster, self._database.oid, part.relfilenode, size)
+            sized += sizes
             index = HypotheticalIndex(candidate, names[candidate], sum(size.bytes for _, size in sizes))
             self._made[candidate] = Made(index, tuple(part.oid for part in own))
+        _set_sizes(superuser, sized)
+        for part, size in sized:
+            lay_out_index(self._cluster, self._database.oid, part.relfilenode, size)
         return left_over
 
     def _created(self, candidate: IndexCandidate, name: str, owner: GuardedConnection) -> bool:
