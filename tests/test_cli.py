@@ -279,6 +279,8 @@ def test_interrupted(home: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=os.environ | {"PLANPROOF_HOME": str(home)},
+        # A shell's background jobs ignore it, and what they start inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
     )
     waiting = Path(f"/proc/{process.pid}/wchan")
     deadline = time.monotonic() + 60

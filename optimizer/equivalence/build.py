@@ -87,7 +87,11 @@ def build_model(catalog: Catalog, queries: Sequence[Query], session: Session, pa
             for column in table.columns.values()
             if not column.generated
         ]
-        tables.append(_table(table, columns, {t.qualified for t in ordered[place + 1 :]}, catalog))
+        made = _table(table, columns, {t.qualified for t in ordered[place + 1 :]}, catalog)
+        places = {c.key: i for i, c in enumerate(columns)}
+        asked = [(a, o, b) for a, o, b in hints.inequalities if a in places and b in places]
+        made.inequalities = tuple((places[a], operator, places[b]) for a, operator, b in asked)
+        tables.append(made)
     params = tuple(_parameter(i, types[name][0], constants) for i, name in enumerate(parameter_types))
     _keep_valid([c for t in tables for c in t.columns] + list(params), asker)
     _keep_checked(tables, catalog, asker)

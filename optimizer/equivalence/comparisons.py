@@ -9,7 +9,8 @@ from sqlglot import exp
 from optimizer.catalog import identifier_name
 from optimizer.matching import bare
 
-_OPERATORS: dict[type[exp.Expr], str] = {
+#: Operators by sqlglot's class.
+COMPARED: dict[type[exp.Expr], str] = {
     exp.EQ: "=",
     exp.NEQ: "<>",
     exp.LT: "<",
@@ -22,7 +23,8 @@ _OPERATORS: dict[type[exp.Expr], str] = {
     exp.NullSafeNEQ: "<>",
 }
 _MIRROR = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
-PREDICATES = (*_OPERATORS, exp.In, exp.Between, exp.Is, exp.RegexpLike, exp.RegexpILike, exp.SimilarTo)
+#: What compares a column with something.
+PREDICATES = (*COMPARED, exp.In, exp.Between, exp.Is, exp.RegexpLike, exp.RegexpILike, exp.SimilarTo)
 
 
 def own(node: exp.Expr, *types: type[exp.Expr]) -> Iterator[exp.Expr]:
@@ -74,7 +76,7 @@ def operator_of(node: exp.Expr, column: exp.Column) -> tuple[str, bool]:
         return ("other" if negated else "in"), bare(node.this) is column
     if isinstance(node, exp.Between):
         return ("other" if negated else "between"), bare(node.this) is column
-    operator = _OPERATORS.get(type(node), "other")
+    operator = COMPARED.get(type(node), "other")
     if negated:
         operator = {"=": "<>", "<": ">=", "<=": ">", ">": "<=", ">=": "<", "<>": "="}.get(operator, "other")
     if not isinstance(node, exp.Binary):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 
 from optimizer.equivalence import values
+from optimizer.equivalence.constants import ValueType
 from optimizer.equivalence.hints import ColumnKey, TableKey, Threshold
 from optimizer.equivalence.model import ColumnModel, Model, TableModel
 from optimizer.equivalence.rows import Cells, Rows, Style
@@ -22,6 +23,8 @@ from optimizer.equivalence.rows import Cells, Rows, Style
 OTHER_ZONE = "America/New_York"
 _LARGEST_GROUP = 40
 _NULL_PARAMETER_EVERY = 7
+#: Groups in which single values are far from the average.
+_SPREAD = ((1, 100, 100), (100, 1, 1), (7,))
 _MOST_GROUPED_ROWS = 150
 
 
@@ -97,7 +100,7 @@ class Generator:
         yield self._make("unmatched keys", usual, _UNMATCHED)
         yield self._make("NULLs and duplicates", usual, _NULLS, doubled=True)
         yield from islice(thresholds, 14)
-        for style in (_SWEEP, _WIDE, _DENSE, _SWEEP, _ENDS, _SOME_NULLS):
+        for style in (_SWEEP, _WIDE, _ENDS, _SWEEP, _ENDS, _SOME_NULLS):
             yield self._make("constants and their neighbours", usual + 2, style)
 
     def _growing(self) -> Iterator[Database]:
@@ -206,11 +209,7 @@ class Generator:
         self._start()
         made: dict[TableKey, list[list[str | None]]] = {}
         maker = Rows(self, made, _EXACT)
-        parts = [
-            part
-            for k in threshold.values[:3]
-            for part in ((k,), (k - 1, 1), (k - 1,), (k, 1), (k + 1,), (k, k), (k - 1, 2))
-        ]
+        parts = [part for k in threshold.values[:3] for part in _sums_around(k)] + list(_SPREAD)
         summed = {c for c in threshold.summed if c[:2] == table.key}
         for other in self._model.tables:
             made[other.key] = []
@@ -264,6 +263,14 @@ class Generator:
             column.dense[number % len(column.dense)] if column.dense else None
         )
 
+    def holds(self, kind: ValueType, operator: str, bound: str, value: str) -> bool:
+        """False when `value operator bound` is certainly false."""
+        return values.holds(kind, operator, [bound], value, self._model.constants)
+
+    def beyond(self, kind: ValueType, operator: str, bound: str) -> str | None:
+        """A value for which `value operator bound` holds."""
+        return next(iter(values.satisfying(kind, operator, [bound], self._model.constants)), None)
+
     @property
     def random(self) -> random.Random:
         """The source of all choices."""
@@ -277,3 +284,8 @@ class Generator:
 def _certain_first(column: ColumnModel) -> list[int]:
     """FROM items with comparisons on a column; first those where it stands alone, whose values surely satisfy."""
     return sorted({*column.hits, *column.bound}, key=lambda o: (o not in column.asked, o))
+
+
+def _sums_around(k: int) -> tuple[tuple[int, ...], ...]:
+    """Groups of one and two values whose sum, average or extreme is k, or one beside it."""
+    return (k,), (k - 1, 1), (k - 1,), (k, 1), (k + 1,), (k, k), (k - 1, 2)

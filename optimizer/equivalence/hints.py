@@ -15,6 +15,7 @@ from sqlglot import exp
 from optimizer.catalog import Catalog, Table, identifier_name
 from optimizer.equivalence import tree
 from optimizer.equivalence.comparisons import (
+    COMPARED,
     PREDICATES,
     constant_texts,
     function_around,
@@ -75,20 +76,30 @@ class Threshold:
 
 @dataclass(slots=True)
 class Hints:
-    """Everything read from one or several statements."""
+    """Everything read from one or several statements.
+
+    Parameters:
+        numbers, strings: constants as written.
+        atoms: comparisons with constants.
+        links: columns that are to be equal, or not.
+        inequalities: columns of one table of which one is to be less than the other.
+        thresholds: aggregates compared with constants.
+        now: some statement asks for the present.
+        references: most tables read by one statement, repeats counted.
+    """
 
     numbers: list[str] = field(default_factory=list)
     strings: list[str] = field(default_factory=list)
     atoms: list[Atom] = field(default_factory=list)
     links: list[tuple[ColumnKey, ColumnKey]] = field(default_factory=list)
+    inequalities: list[tuple[ColumnKey, str, ColumnKey]] = field(default_factory=list)
     thresholds: list[Threshold] = field(default_factory=list)
-    mentioned: list[ColumnKey] = field(default_factory=list)
     now: bool = False
     references: int = 0
 
     def merge(self, other: Hints) -> None:
         """Take in what another statement says, without repeats."""
-        for name in ("numbers", "strings", "atoms", "links", "thresholds", "mentioned"):
+        for name in ("numbers", "strings", "atoms", "links", "inequalities", "thresholds"):
             mine = getattr(self, name)
             mine += [item for item in dict.fromkeys(getattr(other, name)) if item not in mine]
         self.now = self.now or other.now
@@ -198,9 +209,6 @@ class _Reader:
 
     def _select(self, scope: Scope) -> None:
         select = scope.select
-        for column in own_nodes(select, exp.Column):
-            if isinstance(column, exp.Column):
-                self.hints.mentioned += [key for key, _, _ in self._bases(column, scope)]
         for node in own_nodes(select, *PREDICATES):
             self._predicate(node, scope)
         for node in own_nodes(select, *_WITH_CONSTANTS):
@@ -227,16 +235,15 @@ class _Reader:
             inner = self.scopes.get(id(subquery))
             if inner is not None:
                 self._with_subquery(node, subquery, scope, inner, numbers)
-        columns = [c for c in own(node, exp.Column) if isinstance(c, exp.Column)]
         if aggregates:
             return
         self._links(node, scope)
         constants = tuple(constant_texts(node))
-        for column in columns:
+        for column in (c for c in own(node, exp.Column) if isinstance(c, exp.Column)):
             below = self._aggregate_below(column, scope)
-            if below is not None and numbers:
-                aggregates = list(below.select.find_all(exp.AggFunc))
-                self._threshold(numbers, below, [c for a in aggregates for c in a.find_all(exp.Column)])
+            if below is not None:
+                calls = below.select.find_all(exp.AggFunc)
+                self._threshold(numbers, below, [c for a in calls for c in a.find_all(exp.Column)])
             operator, alone = operator_of(node, column)
             for key, occurrence, direct in self._bases(column, scope):
                 function = function_around(column, node)
@@ -258,16 +265,21 @@ class _Reader:
         """Columns compared with each other, or standing on the two sides of one comparison."""
         if not isinstance(node, (*COMPARISONS, exp.NullSafeEQ, exp.NullSafeNEQ)):
             return
+        operator = COMPARED[type(node)]
         left = [k for c in own(node.this, exp.Column) for k, _, d in self._bases(c, scope) if d is not None]
         right = [k for c in own(node.expression, exp.Column) for k, _, d in self._bases(c, scope) if d is not None]
-        self.hints.links += [(a, b) for a in left for b in right]
+        pairs = [(a, b) for a in left for b in right if a != b]
+        if operator in ("=", "<>"):
+            self.hints.links += pairs
+        elif isinstance(bare(node.this), exp.Column) and isinstance(bare(node.expression), exp.Column):
+            self.hints.inequalities += [(a, operator, b) for a, b in pairs if a[:2] == b[:2]]
 
     def _with_subquery(
         self, node: exp.Expr, subquery: exp.Select, scope: Scope, inner: Scope, numbers: list[int]
     ) -> None:
         outputs = [item.unalias() for item in subquery.expressions[:1]]
         aggregated = any(is_aggregate(a, self.catalog) for o in outputs for a in o.find_all(exp.AggFunc))
-        if aggregated and numbers:
+        if aggregated:  # with or without a number: a column may be compared with an average
             self._threshold(numbers, inner, [c for o in outputs for c in o.find_all(exp.Column)])
         mine = [k for c in own(node, exp.Column) for k, _, _ in self._bases(c, scope)]
         theirs = [k for o in outputs for c in o.find_all(exp.Column) for k, _, _ in self._bases(c, inner)]

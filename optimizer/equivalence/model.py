@@ -63,7 +63,19 @@ class ForeignKey:
 
 @dataclass(slots=True)
 class TableModel:
-    """One table to fill."""
+    """One table to fill.
+
+    Parameters:
+        key: schema and name.
+        qualified: its name in SQL.
+        columns: those that rows give a value.
+        uniques: keys, as places of columns.
+        foreign: foreign keys.
+        identity: an identity column gets values of ours.
+        tolerant: INSERT may say ON CONFLICT DO NOTHING.
+        occurrences: the queries' FROM items that compare its columns with constants.
+        inequalities: places of columns that queries want ordered, with the operator.
+    """
 
     key: TableKey
     qualified: str
@@ -73,6 +85,7 @@ class TableModel:
     identity: bool = False
     tolerant: bool = True
     occurrences: tuple[int, ...] = ()
+    inequalities: tuple[tuple[int, str, int], ...] = ()
 
 
 @dataclass(slots=True)

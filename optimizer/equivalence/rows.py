@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from optimizer.equivalence import values
+from optimizer.equivalence.constants import ValueType
 from optimizer.equivalence.hints import TableKey, Threshold
 from optimizer.equivalence.model import ColumnModel, ForeignKey, TableModel
 
@@ -15,6 +16,8 @@ Cells = tuple[str | None, ...]
 
 #: Chance that a cell of a row that is to meet a FROM item's conditions meets its own.
 _MEETS = 0.9
+#: The comparison that holds when the sides change places.
+MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 class Chooser(Protocol):
@@ -29,6 +32,12 @@ class Chooser(Protocol):
 
     def entity(self, column: ColumnModel, number: int) -> str | None:
         """The value that all columns of a set share for one entity."""
+
+    def holds(self, kind: ValueType, operator: str, bound: str, value: str) -> bool:
+        """False when `value operator bound` is certainly false."""
+
+    def beyond(self, kind: ValueType, operator: str, bound: str) -> str | None:
+        """A value for which `value operator bound` holds."""
 
     def number_of(self, table: TableModel) -> int:
         """The table's place."""
@@ -88,7 +97,22 @@ class Rows:
                 row.append(self._chooser.entity(column, number))
             else:
                 row.append(self._cell(table, column, occurrence, meeting))
+        if meeting and chance.random() < _MEETS:
+            self._put_in_order(table, row)
         self.put(table, row)
+
+    def _put_in_order(self, table: TableModel, row: list[str | None]) -> None:
+        """Change columns without conditions of their own so that those which queries want ordered are."""
+        for _ in range(2):  # a < b < c takes a second turn
+            for first, operator, second in table.inequalities:
+                low, high = row[first], row[second]
+                kind = table.columns[first].kind
+                if low is None or high is None or self._chooser.holds(kind, operator, high, low):
+                    continue
+                if table.columns[first].hits:
+                    row[second] = self._chooser.beyond(kind, MIRRORED[operator], low) or high
+                else:
+                    row[first] = self._chooser.beyond(kind, operator, high) or low
 
     def _shares(self, column: ColumnModel, meeting: bool) -> bool:
         """True when the column takes the value that its set shares for an entity."""

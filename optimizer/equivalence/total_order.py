@@ -157,16 +157,29 @@ def _resolve(key: exp.Expr, scope: Scope) -> exp.Expr:
     """Turn a position or an output name into the expression that it means."""
     items = scope.select.expressions
     if isinstance(key, exp.Literal) and not key.is_string:
-        place = int(key.name) - 1
-        if 0 <= place < len(items) and not any(item.is_star for item in items[: place + 1]):
-            return bare(items[place].unalias())
-        return key
+        return _output(scope, int(key.name) - 1) or key
     if isinstance(key, exp.Column) and not key.args.get("table"):
         name = identifier_name(key.this)
         for item in items:
             if isinstance(item, exp.Alias) and identifier_name(item.args["alias"]) == name:
                 return bare(item.this)
     return key
+
+
+def _output(scope: Scope, place: int) -> exp.Expr | None:
+    """What an output column shows, those of stars included; None where it can't be told."""
+    found: list[exp.Expr] = []
+    for item in scope.select.expressions:
+        if not item.is_star:
+            found.append(bare(item.unalias()))
+            continue
+        wanted = identifier_name(item.args["table"]) if isinstance(item, exp.Column) else None
+        for source in (s for s in scope.sources.values() if wanted in (None, s.alias)):
+            names = source.columns
+            if scope.ambiguous or names is None or len(set(names)) < len(names):
+                return found[place] if 0 <= place < len(found) else None
+            found += [exp.column(name, table=source.alias, quoted=True) for name in names]
+    return found[place] if 0 <= place < len(found) else None
 
 
 def _is_fixed(item: exp.Expr, scope: Scope, determined: _Determined, fixed: set[str]) -> bool:

@@ -348,7 +348,7 @@ def _stepped(kind: ValueType, text: str, step: int, constants: Constants) -> str
             return f"{whole + step if whole == value else whole:f}"
         return f"{value + step:f}"
     if kind.family in ("date", "timestamp", "timestamptz"):
-        moment = constants.moments.get(text)
+        moment = _ordered(kind, text, constants)
         return moment_text(kind, shifted(moment, timedelta(days=step))) if moment is not None else None
     if kind.family == "enum" and text in kind.labels and step:
         place = kind.labels.index(text) + step
