@@ -2,4 +2,4 @@
 SELECT i.*
 FROM order_items AS i
 JOIN orders AS o ON o.id = i.order_id
-WHERE o.user_id = 77 OR i.order_id = 4242
+WHERE o.user_id = 5000 OR i.order_id = 4242
