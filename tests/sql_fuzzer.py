@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fuzz_schema import LINKS, POPULAR, SQL_TYPES, TABLES, quoted
-from sql_fuzzer_expressions import Expressions, Frame, Item
+from sql_fuzzer_conditions import Conditions
+from sql_fuzzer_expressions import Frame, Item
 
 Outputs = list[tuple[str, str]]
 _ALIASES = ("users", "orders", "id", "total", "status", "t", "o", "u", '"T"', '"Mixed Case"', "user_id", "c")
@@ -31,7 +32,7 @@ class Statement:
     fixed: bool = True
 
 
-class SqlFuzzer(Expressions):
+class SqlFuzzer(Conditions):
     """Makes statements.
 
     Parameters:
@@ -42,6 +43,7 @@ class SqlFuzzer(Expressions):
         super().__init__(chance)
         self._ctes: dict[str, Mapping[str, str]] = {}
         self._taken = 0
+        self._sortable: Frame | None = None
 
     def statement(self) -> Statement:
         """Make the next statement."""
@@ -56,6 +58,11 @@ class SqlFuzzer(Expressions):
             right, _ = self._select(None, kinds=[kind for _, kind in columns])
             return Statement(f"{prefix}{left} {self.pick('UNION', 'UNION ALL', 'INTERSECT', 'EXCEPT ALL')} {right}")
         sql, columns = self._select(None)
+        if self._sortable is not None and columns and self.odds(0.06):
+            keys = ", ".join(str(place + 1) for place in range(len(columns)))
+            first = quoted(columns[0][0]) if columns[0][0] and self.odds(0.5) else "1"
+            select = sql.replace("SELECT ", f"SELECT DISTINCT ON ({first}) ", 1)
+            return Statement(f"{prefix}{select} ORDER BY {keys}", tuple(range(len(columns))))
         return self._ordered(prefix + sql, columns)
 
     def _ordered(self, sql: str, columns: Outputs) -> Statement:
@@ -73,6 +80,10 @@ class SqlFuzzer(Expressions):
             keys.append(
                 (quoted(names[place]) if named else str(place + 1)) + self.pick("", "", " DESC", " NULLS FIRST")
             )
+        if self._sortable is not None and self.odds(0.25):
+            column = self.column(self._sortable)
+            text = self.reference(column, self._sortable)
+            keys.append(f"lower({text})" if column[2] == "text" else f"{text} + 1" if column[2] == "int" else text)
         limited = self.odds(0.4)
         return Statement(
             f"{sql} ORDER BY {', '.join(keys)}{self._limit() if limited else ''}", tuple(places), total or not limited
@@ -138,6 +149,7 @@ class SqlFuzzer(Expressions):
         conditions = [*frame.links, *(self.condition(frame, 2) for _ in range(self.pick(0, 0, 1, 1, 1, 1, 2)))]
         where = f" WHERE {' AND '.join(map(self.guarded, conditions))}" if conditions else ""
         free = not width and not kinds and not named
+        self._sortable = None
         if free and self.odds(0.18):
             return self._grouped(frame, clause, where)
         if free and self.odds(0.08):
@@ -161,6 +173,7 @@ class SqlFuzzer(Expressions):
                 text += f" AS {name}"
             columns.append((name, kind))
             texts.append(text)
+        self._sortable = frame if not distinct and free else None
         return f"SELECT {'DISTINCT ' if distinct else ''}{', '.join(texts)} FROM {clause}{where}", columns
 
     def _grouped(self, frame: Frame, clause: str, where: str) -> tuple[str, Outputs]:
@@ -173,15 +186,21 @@ class SqlFuzzer(Expressions):
             hidden = self.reference((item, other := self.pick(*item.columns), item.columns[other]), frame)
         texts = [self.reference(key, frame) for key in keys]
         aggregates = [self.aggregate(frame) for _ in range(self.pick(1, 1, 2))]
-        group = (
-            f" GROUP BY {', '.join(str(i + 1) if self.odds(0.2) else t for i, t in enumerate(texts))}" if texts else ""
-        )
+        by = [str(i + 1) if self.odds(0.2) else text for i, text in enumerate(texts)]
+        if by and not hidden and self.odds(0.12):  # an output name that may be a column's too
+            name = self.pick("n", "id", "total", "nickname", "user_id", "status")
+            texts[0], by[0] = f"{texts[0]} AS {name}", name
+        keyword = self.pick(*["GROUP BY "] * 12, "GROUP BY ROLLUP (") if by else ""
+        group = f" {keyword}{', '.join(by)}{')' if '(' in keyword else ''}" if by else ""
         having = ""
         if self.odds(0.35):
             text, kind = self.aggregate(frame)
             having = f" HAVING {text} {self.pick('>', '>=', '=', '<')} {self.constant(kind)}"
             if keys and self.odds(0.4):
-                having += f" {self.pick('AND', 'OR')} {self.comparison(keys[0], frame)}"
+                other = self.comparison(keys[0], frame)
+                if self.odds(0.4):
+                    other = f"count(*) >= {self.scalar_subquery(Frame([keys[0][0]], merged=True), counting=True)[0]}"
+                having += f" {self.pick('AND', 'OR')} {other}"
         outputs = [*texts, *(text for text, _ in aggregates), *([hidden] if hidden else [])]
         columns = [(name, kind) for _, name, kind in keys] + [("", kind) for _, kind in aggregates]
         return f"SELECT {', '.join(outputs)} FROM {clause}{where}{group}{having}", columns
@@ -210,10 +229,15 @@ class SqlFuzzer(Expressions):
         if table is None and self.odds(0.07) and frame.parent is None:
             sql, columns = self._select(None, width=self.chance.randint(1, 3), named=True)
             return Item(self._fresh(frame, "d"), f"({sql})", dict(columns))
+        if table is None and self.odds(0.02):
+            rows = ", ".join(f"({number}, {self.constant('text')})" for number in range(self.chance.randint(1, 5)))
+            return Item(self._fresh(frame, "v"), f"(VALUES {rows})", {"id": "int", "s": "text"})
         table = table or self.pick(*(POPULAR if self.odds(0.75) else TABLES))
         return Item(self._fresh(frame, table), table, TABLES[table])
 
     def _from(self, item: Item) -> str:
+        if item.table.startswith("(VALUES"):
+            return f"{item.table} AS {item.alias}({', '.join(item.columns)})"
         text = item.table if item.table.startswith("(") else quoted(item.table)
         return text if item.alias == text else f"{text}{self.pick(' AS ', ' ')}{item.alias}"
 

@@ -29,10 +29,10 @@ from optimizer.shadow.cluster import Cluster
 SEED = int(os.environ.get("PLANPROOF_FUZZ_SEED", "1"))
 #: Runs that long instead of over a fixed number of statements.
 SECONDS = float(os.environ.get("PLANPROOF_FUZZ_SECONDS", "0"))
-STATEMENTS = 200
+STATEMENTS = 320
 DATABASES = 3
 #: Statements between two fillings of the databases.
-REFILL = 100
+REFILL = 160
 #: Most rewrites of one statement that are tried, and most that are rewritten again.
 MOST_REWRITES, MOST_CHAINED = 24, 6
 RULES_IN_ORDER = sorted(RULES.values(), key=lambda rule: rule.code)
