@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import platformdirs
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -49,6 +50,27 @@ class Settings(BaseSettings):
     allow_http_sources: tuple[str, ...] = Field(
         (), description="Hosts that DSNs sent over HTTP may name; none by default."
     )
+    redis_url: SecretStr | None = Field(
+        None, description="Redis that holds cached reports for all processes; without it each process has its own."
+    )
+    cache_ttl_s: int = Field(86_400, ge=0, description="Seconds a cached report is kept; 0 turns the cache off.")
+    cache_memory_bytes: int = Field(64_000_000, ge=0, description="Cached reports that one process holds in memory.")
+    api_keys: tuple[SecretStr, ...] = Field((), description="Keys that HTTP requests must show one of; none: open.")
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="Host names that HTTP requests may be sent to, beside those of this machine's loopback."
+    )
+    max_running: int = Field(
+        0, ge=0, description="HTTP requests that one process works on at once; 0 takes the number of cores."
+    )
+    max_waiting: int = Field(32, ge=0, description="HTTP requests that may wait for their turn; further ones get 429.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe logged event.")
+    log_format: Literal["json", "console"] = Field("json", description="How the servers print their log to stderr.")
+    store_url: SecretStr | None = Field(
+        None, description="PostgreSQL database for jobs; without it planproof runs one of its own."
+    )
+    job_concurrency: int = Field(2, gt=0, description="Jobs that one worker runs at once.")
+    job_timeout_ms: int = Field(3_600_000, gt=0, description="Limit for one job.")
+    job_keep_days: int = Field(7, gt=0, description="Days after which ended jobs are forgotten.")
 
     @cached_property
     def clusters(self) -> Path:
