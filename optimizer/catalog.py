@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Literal
 
 import postgast
 from sqlglot import exp
+
+from optimizer.memo import remembered
 
 RelationKind = Literal["table", "partitioned table", "view", "materialized view", "foreign table"]
 ConstraintKind = Literal["primary key", "unique", "foreign key", "check", "exclude"]
@@ -246,7 +247,7 @@ _PLAIN_NAME_REST = _PLAIN_NAME_FIRST | frozenset("0123456789$")
 _FREE_KEYWORDS = frozenset({"NO_KEYWORD", "UNRESERVED_KEYWORD"})
 
 
-@lru_cache(maxsize=65_536)
+@remembered(most=16_384, longest=64)
 def quote_identifier(name: str) -> str:
     """Quote a name where PostgreSQL's `quote_ident` does: not plain lower case, or a keyword that is not free."""
     plain = bool(name) and name[0] in _PLAIN_NAME_FIRST and all(c in _PLAIN_NAME_REST for c in name)

@@ -2,12 +2,66 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from optimizer.errors import TimeLimitError
+
+_stop: ContextVar[threading.Event | None] = ContextVar("planproof_stop", default=None)
+_watcher: ContextVar[Callable[[str, float], None] | None] = ContextVar("planproof_phases", default=None)
+_limit: ContextVar[Deadline | None] = ContextVar("planproof_limit", default=None)
+
+
+@contextmanager
+def stoppable() -> Iterator[threading.Event]:
+    """Yield an event; once it is set, every deadline looked at in this context (or a copy of it) has passed."""
+    event = threading.Event()
+    token = _stop.set(event)
+    try:
+        yield event
+    finally:
+        _stop.reset(token)
+
+
+def stopped() -> bool:
+    """Tell whether the work in this context was stopped: what it found is not all there is."""
+    stop = _stop.get()
+    return stop is not None and stop.is_set()
+
+
+@contextmanager
+def limited(deadline: Deadline) -> Iterator[None]:
+    """Let whatever waits inside the block, however deep, give up by a deadline; an outer one still counts.
+
+    Parameters:
+        deadline: of the request that is being worked on.
+    """
+    outer = _limit.get()
+    token = _limit.set(deadline if outer is None or deadline.at < outer.at else outer)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+def patience_s(most_s: float) -> float:
+    """Seconds to wait for something that others hold: at most `most_s`, and no longer than the request may take."""
+    limit = _limit.get()
+    return most_s if limit is None else min(most_s, limit.remaining_ms / 1000)
+
+
+@contextmanager
+def watching_phases(ended: Callable[[str, float], None]) -> Iterator[None]:
+    """Have `ended` told the name and the seconds of every phase that ends in this context (or a copy of it)."""
+    token = _watcher.set(ended)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +75,17 @@ class Deadline:
         """The moment `milliseconds` from now."""
         return cls(time.monotonic() + milliseconds / 1000)
 
+    @classmethod
+    def within(cls, milliseconds: float) -> Deadline:
+        """The same, or the end of the request that is being worked on (see `limited`) if that comes first."""
+        own, limit = cls.after(milliseconds), _limit.get()
+        return own if limit is None or own.at <= limit.at else limit
+
     @property
     def remaining_ms(self) -> float:
-        """Milliseconds left, never negative."""
+        """Milliseconds left, never negative; none when the work was stopped."""
+        if stopped():
+            return 0.0
         return max(0.0, (self.at - time.monotonic()) * 1000)
 
     @property
@@ -51,7 +113,11 @@ class Stopwatch:
         try:
             yield
         finally:
-            self._phases[name] = self._phases.get(name, 0.0) + (time.perf_counter() - begin) * 1000
+            seconds = time.perf_counter() - begin
+            self._phases[name] = self._phases.get(name, 0.0) + seconds * 1000
+            watcher = _watcher.get()
+            if watcher is not None:
+                watcher(name, seconds)
 
     def spent(self, name: str) -> float:
         """Milliseconds counted to `name`."""

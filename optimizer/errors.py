@@ -6,13 +6,28 @@ status or an HTTP status (`api/errors.py`); nothing else of an exception reaches
 
 from __future__ import annotations
 
+#: Longest message, in characters: what a server says may be as long as whoever wrote its functions likes.
+MAX_MESSAGE = 1_000
+
+
+def one_line(text: str) -> str:
+    """Make a text fit for a message: one line, of bounded length, without characters that command a terminal."""
+    short = text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}..."
+    words = " ".join(short.split())
+    if words.isprintable():
+        return words
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+
 
 class PlanproofError(Exception):
     """The root of all errors that are meant for users.
 
     Parameters:
-        message: one line: what is wrong, where, and how to mend it.
+        message: one line: what is wrong, where, and how to mend it. See `one_line` for what becomes of a longer one.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
 
 
 class InputError(PlanproofError):
@@ -55,7 +70,20 @@ class UnknownShadowError(InputError):
 
 
 class ShadowUnavailableError(PlanproofError):
-    """A shadow's server, or one of the embedded clusters, cannot be reached or started."""
+    """A shadow's server, or one of the embedded clusters, cannot be reached or started.
+
+    Parameters:
+        message: one line.
+        public: what to tell people who may not know where the server is; None tells them the message.
+    """
+
+    def __init__(self, message: str, *, public: str | None = None) -> None:
+        super().__init__(message)
+        self.public = public
+
+
+class StoreUnavailableError(PlanproofError):
+    """The store, which holds the jobs, cannot be reached, or another version has made it."""
 
 
 class TimeLimitError(PlanproofError):

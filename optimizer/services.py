@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
+import math
 import os
 import secrets
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from optimizer.errors import InputError, ShadowUnavailableError
+from optimizer.errors import InputError, ShadowUnavailableError, UnknownShadowError
 from optimizer.hooks import Plugins
+from optimizer.open_shadows import OpenShadows
 from optimizer.settings import Settings
 from optimizer.shadow.attached import inspect_server
 from optimizer.shadow.clone import Cloned, Progress, clone_source, drop_template, read_files
 from optimizer.shadow.cluster import Cluster, ClusterKind, Supervisor
+from optimizer.shadow.hollow import HollowSession
+from optimizer.shadow.idle import IdleSessions
 from optimizer.shadow.pool import sweep
 from optimizer.shadow.port import ShadowDatabase, ShadowKind
 from optimizer.shadow.registry import Registry, ShadowRecord, check_name
+from optimizer.shadow.room import check_room, is_short
 from optimizer.shadow.source import origin_of
-from optimizer.shadow.template import TEMPLATE_NAME, template_names
+from optimizer.shadow.template import TEMPLATE_NAME, server_errors, template_names
 
 #: Shadows from schema texts that came with a request, kept for the next request with the same text.
 MAX_THROWAWAYS = 16
-#: Seconds for which an attached server's catalog is believed to be unchanged.
-ATTACHED_FRESH_S = 30.0
+#: And the disk that their databases may take together.
+MAX_THROWAWAY_BYTES = 2_000_000_000
+_DISK_BYTES = "disk_bytes"
 
 
 class Services:
@@ -46,10 +51,9 @@ class Services:
         self.supervisor = supervisor
         self.plugins = plugins
         self.registry = Registry(settings.shadows)
+        self.idle: IdleSessions[HollowSession] = IdleSessions()
         self._throwaways = Registry(settings.home / "throwaways")
-        self._open: dict[tuple[str, str], tuple[ShadowRecord, ShadowDatabase, float]] = {}
-        self._opening: dict[tuple[str, str], threading.Lock] = {}
-        self._lock = threading.Lock()
+        self._shadows = OpenShadows(self._open)
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> Self:
@@ -71,10 +75,7 @@ class Services:
 
     def close(self) -> None:
         """Give back planning databases and clusters."""
-        with self._lock:
-            shadows, self._open = [entry[1] for entry in self._open.values()], {}
-        for shadow in shadows:
-            _close(shadow)
+        self._shadows.close_all()
         self.supervisor.close()
 
     def shadow(self, name: str) -> ShadowDatabase:
@@ -83,7 +84,7 @@ class Services:
         Errors: `UnknownShadowError`; `InputError` when it is damaged or no plugin opens its kind;
             `ShadowUnavailableError`.
         """
-        return self._opened(self.registry, self.registry.get(name))
+        return self._shadows.get(self.registry.root, self.registry.get(name))
 
     def add_hollow(self, name: str, dsn: str, progress: Progress | None = None) -> ShadowRecord:
         """Clone a server's schema, statistics and shape, not its rows.
@@ -151,21 +152,44 @@ class Services:
             self._drop(self.registry, name)
 
     def throwaway(self, schema_text: str, stats_text: str | None = None) -> ShadowDatabase:
-        """Open a shadow for a schema that came with a request; the same text finds the same shadow again.
+        """As `using_throwaway`, for a process that has its data folder to itself: others may drop it to make room.
+
+        Errors: as `add_files`.
+        """
+        with self.using_throwaway(schema_text, stats_text) as shadow:
+            return shadow
+
+    @contextlib.contextmanager
+    def using_throwaway(self, schema_text: str, stats_text: str | None = None) -> Iterator[ShadowDatabase]:
+        """Open a shadow for a schema that came with a request, which nobody drops inside the block.
+
+        The same text finds the same shadow again, as long as no others need the room.
 
         Errors: as `add_files`.
         """
         revision = _revision_of(schema_text, stats_text)
         name = f"schema-{revision}"
         registry = self._throwaways
-        with registry.lock(name):
-            if name in registry.names():
-                record = registry.get(name)
-            else:
-                record = self._read_files(registry, name, revision, schema_text, stats_text, "a schema sent along")
-            os.utime(registry.root / name)  # the least recently used go first
-        self._trim_throwaways(keep=name)
-        return self._opened(registry, record)
+        try:
+            with contextlib.ExitStack() as use:
+                with registry.lock(name):
+                    use.enter_context(registry.using(name))
+                    if name in registry.names():
+                        record = registry.get(name)
+                    else:
+                        record = self._read_files(
+                            registry, name, revision, schema_text, stats_text, "a schema sent along"
+                        )
+                    os.utime(registry.root / name)  # the least recently used go first
+                yield self._shadows.get(registry.root, record)
+        finally:
+            self._trim_throwaways()
+
+    def fresh_s(self, record: ShadowRecord) -> float:
+        """Seconds for which what was found on a registered shadow may be believed: endless, but for attached ones."""
+        if record.kind != "attached":
+            return math.inf
+        return self._shadows.fresh_s(self.registry.root, record)
 
     @contextlib.contextmanager
     def _adding(self, name: str) -> Iterator[None]:
@@ -181,6 +205,7 @@ class Services:
     def _clone(self, name: str, dsn: str, progress: Progress, before: ShadowRecord | None = None) -> ShadowRecord:
         revision = secrets.token_hex(6)
         database = _database("planproof", name, revision)
+        self._check_room()
         origin = origin_of(dsn)
         cluster = self._swept_cluster(name)
         cloned = clone_source(cluster, database, dsn, self.settings, progress)
@@ -195,10 +220,18 @@ class Services:
         self, registry: Registry, name: str, revision: str, schema_text: str, stats_text: str | None, origin: str
     ) -> ShadowRecord:
         database = _database(self._prefix(registry), name, revision)
-        cluster = self._swept_cluster(name)
-        cloned = read_files(cluster, database, schema_text, stats_text, self.settings)
+        self._check_room()
+        cluster = self.supervisor.cluster(ClusterKind.HOLLOW)
+        try:
+            self._sweep(cluster, name)
+            cloned = read_files(cluster, database, schema_text, stats_text, self.settings)
+        except ShadowUnavailableError:
+            if not cluster.ended():
+                raise
+            # The server ended meanwhile, with what was half made: once more in the next one.
+            cloned = read_files(self._swept_cluster(name), database, schema_text, stats_text, self.settings)
         record = self._record(name, "files", revision, origin, database, cloned)
-        return registry.put(record, cloned.files)
+        return registry.put(record, {**cloned.files, _DISK_BYTES: str(cloned.disk_bytes)})
 
     def _record(
         self, name: str, kind: ShadowKind, revision: str, origin: str, database: str, cloned: Cloned
@@ -215,27 +248,13 @@ class Services:
             settings=cloned.settings,
         )
 
-    def _opened(self, registry: Registry, record: ShadowRecord) -> ShadowDatabase:
-        key = (str(registry.root), record.name)
-        with self._lock:
-            opening = self._opening.setdefault(key, threading.Lock())
-        # A server that does not answer keeps those waiting who want this shadow, and nobody else.
-        with opening:
-            known = self._open.get(key)
-            if known is not None:
-                fresh = record.kind != "attached" or time.monotonic() - known[2] < ATTACHED_FRESH_S
-                if known[0].revision == record.revision and fresh:
-                    return known[1]
-            shadow: ShadowDatabase | None = self.plugins.first("planproof_open_shadow", record=record, services=self)
-            if shadow is None:
-                raise InputError(
-                    f"no plugin opens shadows of the kind {record.kind!r}, such as {record.name!r}: install the one "
-                    "that made it"
-                )
-            with self._lock:
-                self._open[key] = (record, shadow, time.monotonic())
-        if known is not None:
-            _close(known[1])
+    def _open(self, record: ShadowRecord) -> ShadowDatabase:
+        shadow: ShadowDatabase | None = self.plugins.first("planproof_open_shadow", record=record, services=self)
+        if shadow is None:
+            raise InputError(
+                f"no plugin opens shadows of the kind {record.kind!r}, such as {record.name!r}: install the one that "
+                "made it"
+            )
         return shadow
 
     def _drop(self, registry: Registry, name: str) -> None:
@@ -243,46 +262,68 @@ class Services:
         with_database = True
         with contextlib.suppress(InputError):  # damaged: it may have one
             with_database = registry.get(name).database != ""
-        with self._lock:
-            entry = self._open.pop((str(registry.root), name), None)
-        if entry is not None:
-            _close(entry[1])
+        self._shadows.close(registry.root, name)
         registry.delete(name)
         if with_database:
             cluster = self.supervisor.cluster(ClusterKind.HOLLOW)
-            for database in template_names(cluster):
-                if _shadow_of(database) == (self._prefix(registry), name):
-                    drop_template(cluster, database)
+            with server_errors("dropping the shadow"):
+                for database in template_names(cluster):
+                    if _shadow_of(database) == (self._prefix(registry), name):
+                        drop_template(cluster, database)
 
     def _swept_cluster(self, locked: str) -> Cluster:
-        """The hollow cluster, without what killed processes left in it: templates of no record, copies of no template.
+        """The hollow cluster, swept as `_sweep` says."""
+        cluster = self.supervisor.cluster(ClusterKind.HOLLOW)
+        self._sweep(cluster, locked)
+        return cluster
+
+    def _sweep(self, cluster: Cluster, locked: str) -> None:
+        """Drop what killed processes left in the hollow cluster: templates of no record, copies of no template.
 
         Parameters:
             locked: the shadow whose lock we hold ourselves.
         """
-        cluster = self.supervisor.cluster(ClusterKind.HOLLOW)
-        for database in template_names(cluster):
-            prefix, name = _shadow_of(database)
-            registry = next(r for r in (self.registry, self._throwaways) if self._prefix(r) == prefix)
-            lock = registry.lock(name, timeout_s=0) if name != locked else contextlib.nullcontext()
-            with contextlib.suppress(ShadowUnavailableError, InputError), lock:
-                known = name in registry.names() and registry.get(name).database == database
-                if not known:
-                    drop_template(cluster, database)
-        sweep(cluster)
-        return cluster
+        with server_errors("cleaning up"):
+            for database in template_names(cluster):
+                prefix, name = _shadow_of(database)
+                registry = next(r for r in (self.registry, self._throwaways) if self._prefix(r) == prefix)
+                lock = registry.lock(name, timeout_s=0) if name != locked else contextlib.nullcontext()
+                with contextlib.suppress(ShadowUnavailableError, InputError), lock:
+                    known = name in registry.names() and registry.get(name).database == database
+                    if not known:
+                        drop_template(cluster, database)
+            sweep(cluster)
 
     def _prefix(self, registry: Registry) -> str:
         return "planproof" if registry.root == self.registry.root else "throwaway"
 
-    def _trim_throwaways(self, *, keep: str) -> None:
-        """Drop the least recently used throw-away shadows beyond the limit, except one that somebody is changing."""
-        registry = self._throwaways
-        names = sorted(registry.names(), key=lambda name: _last_use(registry.root / name))
-        for name in names[: max(len(names) - MAX_THROWAWAYS, 0)]:
-            if name != keep:
-                with contextlib.suppress(ShadowUnavailableError), registry.lock(name, timeout_s=0):
+    def _trim_throwaways(self, most: int | None = None) -> None:
+        """Drop the least recently used throw-away shadows beyond the limit, except those that somebody uses.
+
+        Parameters:
+            most: that may stay; None is the limit.
+        """
+        registry, limit = self._throwaways, MAX_THROWAWAY_BYTES
+        most = MAX_THROWAWAYS if most is None else most
+        names = sorted(registry.names(), key=lambda name: _last_use(registry.root / name), reverse=True)
+        sizes = itertools.accumulate(_disk_bytes(registry.root / name) for name in names)
+        doomed = [n for place, (n, size) in enumerate(zip(names, sizes, strict=True)) if place >= most or size > limit]
+        for name in reversed(doomed):
+            # Away, or used by another: whoever comes next tries again.
+            with contextlib.suppress(ShadowUnavailableError, UnknownShadowError), registry.lock(name, timeout_s=0):
+                if not registry.in_use(name):
                     self._drop(registry, name)
+        # What another process has dropped, this one need not keep.
+        self._shadows.keep_only(registry.root, frozenset(registry.names()))
+
+    def _check_room(self) -> None:
+        """Refuse to make a database where the disk is nearly full, unless dropping throw-away ones helps.
+
+        Errors: `ShadowUnavailableError`.
+        """
+        if is_short(self.settings.home):
+            self._trim_throwaways(most=0)
+        check_room(self.settings.home)
 
 
 def _database(prefix: str, name: str, revision: str) -> str:
@@ -307,11 +348,12 @@ def _last_use(folder: Path) -> float:
         return 0.0
 
 
-def _close(shadow: ShadowDatabase) -> None:
-    """Close a shadow of a kind that can be closed."""
-    close: Callable[[], None] | None = getattr(shadow, "close", None)
-    if close is not None:
-        close()
+def _disk_bytes(folder: Path) -> int:
+    """What the database of a shadow made from files takes; 0 where that is not known."""
+    with contextlib.suppress(FileNotFoundError, ValueError):  # another process has just deleted it
+        for file in folder.glob(f"*/{_DISK_BYTES}"):
+            return int(file.read_text())
+    return 0
 
 
 def _silent(_step: str, _done: float) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 def default_home() -> Path:
-    """Return the data folder: the user's data folder, or for root the machine's state folder.
+    """Return `~/.local/share/planproof`, or for root `/var/lib/planproof`: where applications keep data, and services.
 
     root's own home is closed to the unprivileged account that the embedded server must run as.
     """
@@ -22,14 +22,28 @@ def default_home() -> Path:
     return Path(platformdirs.user_data_dir("planproof", appauthor=False))
 
 
+def secret_folders() -> tuple[Path, ...]:
+    """Return the folders whose files give settings too, named as the variables are, such as `planproof_redis_url`.
+
+    They are where containers (`/run/secrets`) and systemd (`$CREDENTIALS_DIRECTORY`) put secrets. The environment wins.
+    """
+    named = (Path("/run/secrets"), Path(os.environ.get("CREDENTIALS_DIRECTORY") or "/run/secrets"))
+    return tuple(path for path in dict.fromkeys(named) if path.is_dir() and os.access(path, os.R_OK | os.X_OK))
+
+
 class Settings(BaseSettings):
     """All settings. Times are milliseconds, sizes bytes."""
 
-    model_config = SettingsConfigDict(env_prefix="PLANPROOF_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="PLANPROOF_", frozen=True, extra="ignore", secrets_dir=secret_folders()
+    )
 
     home: Path = Field(default_factory=default_home, description="Data folder: clusters, shadows, caches.")
     max_sql_bytes: int = Field(1_000_000, gt=0, description="Largest query accepted.")
     max_schema_bytes: int = Field(64_000_000, gt=0, description="Largest schema file or text accepted.")
+    max_schema_disk_bytes: int = Field(
+        1_000_000_000, gt=0, description="Disk space that a database may take while a schema file is run in it."
+    )
     explain_timeout_ms: int = Field(5_000, gt=0, description="Limit for one EXPLAIN.")
     optimize_timeout_ms: int = Field(60_000, gt=0, description="Limit for one whole optimization.")
     verify_timeout_ms: int = Field(10_000, gt=0, description="Limit for one equivalence verdict.")
@@ -71,6 +85,19 @@ class Settings(BaseSettings):
     job_concurrency: int = Field(2, gt=0, description="Jobs that one worker runs at once.")
     job_timeout_ms: int = Field(3_600_000, gt=0, description="Limit for one job.")
     job_keep_days: int = Field(7, gt=0, description="Days after which ended jobs are forgotten.")
+
+    @field_validator("store_url")
+    @classmethod
+    def _names_a_database(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            import psycopg.conninfo  # noqa: PLC0415 - most commands need no store
+
+            try:
+                psycopg.conninfo.conninfo_to_dict(url.get_secret_value())
+            except psycopg.Error:
+                # libpq's message quotes the string, and with it perhaps the password.
+                raise ValueError("write postgresql://user:password@host:port/database") from None
+        return url
 
     @cached_property
     def clusters(self) -> Path:

@@ -328,7 +328,7 @@ def test_the_ddl_can_be_loaded(plain: ShadowDatabase, services: Services) -> Non
 
 
 def test_the_revision_follows_the_server(services: Services, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optimizer.services.ATTACHED_FRESH_S", 0.0)
+    monkeypatch.setattr("optimizer.open_shadows.ATTACHED_FRESH_S", 0.0)
     services.add_attached("moving", server.dsn("app"))
     first = services.shadow("moving").info.revision
     assert services.shadow("moving").info.revision == first

@@ -155,6 +155,10 @@ def test_each_kind_is_configured_for_its_purpose(kind: ClusterKind, supervisor: 
         assert show("restart_after_crash") == ("off" if kind is HOLLOW else "on")
         assert (show("listen_addresses"), show("server_encoding"), show("timezone")) == ("", "UTF8", "UTC")
         assert show("wal_level") == "minimal"
+        iterations = "4096" if durable else "1"  # nobody guesses 256 random bits, however fast a guess is
+        verifier = connection.execute("SELECT rolpassword FROM pg_authid WHERE rolname = 'planproof'").fetchone()
+        assert verifier is not None
+        assert verifier[0].startswith(f"SCRAM-SHA-256${iterations}:")
     assert (cluster.home / "PG_VERSION").read_text().strip() == "18"
     assert (cluster.home.parent / "secret.json").stat().st_mode & 0o777 == 0o600
     assert supervisor.cluster(kind) is cluster

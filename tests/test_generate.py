@@ -14,7 +14,7 @@ from optimizer.clock import Deadline
 from optimizer.equivalence import values
 from optimizer.equivalence.build import build_model
 from optimizer.equivalence.constants import Constants, ValueType
-from optimizer.equivalence.generate import Database, Generator
+from optimizer.equivalence.generate import Ahead, Database, Generator
 from optimizer.equivalence.load import Loader, literal
 from optimizer.equivalence.model import Model
 from optimizer.equivalence.scratch import Lease, Scratch
@@ -204,6 +204,25 @@ def test_neighbours_of_a_text_contain_it(text: str) -> None:
     assert text in near
     assert f"{text} " in near
     assert "" in near or len(text) > 1
+
+
+@given(st.integers(0, 5), st.lists(st.integers(0, 3), max_size=8))
+def test_looking_ahead_changes_nothing(count: int, looks: list[int]) -> None:
+    made: list[Database] = []
+
+    def make() -> Iterator[Database]:
+        for number in range(count):
+            made.append(Database(str(number), {}))
+            yield made[-1]
+
+    ahead, seen = Ahead(make()), []
+    for turn, database in enumerate(ahead):
+        seen.append(database)
+        for _ in range(looks[turn] if turn < len(looks) else 0):
+            ahead.look()
+            assert len(made) <= len(seen) + 1
+    assert seen == made
+    assert len(made) == count
 
 
 @given(st.lists(st.one_of(st.none(), st.text(st.characters(codec="utf-8", exclude_characters="\0"))), max_size=5))

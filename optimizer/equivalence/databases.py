@@ -10,30 +10,50 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from optimizer.clock import patience_s
 from optimizer.ddl import Script, apply_script
 from optimizer.equivalence.schema import BREAKABLE_SQL
 from optimizer.equivalence.session import Session
+from optimizer.shadow.bounds import GRACE_S, bounded
 from optimizer.shadow.cluster import Cluster
+from optimizer.shadow.seclusion import NEIGHBOURS, NOTES, hide
+from optimizer.shadow.template import superuser_connection
 
 _TEMPLATE_TIMEOUT_S = 120.0
 _DEFAULT_PATH = '"$user", public'
 
 
-def fill_template(cluster: Cluster, dbname: str, owner: str, script: Script) -> tuple[str, list[tuple[str, str, str]]]:
+def fill_template(
+    cluster: Cluster, dbname: str, owner: str, script: Script, disk_bytes: int
+) -> tuple[str, list[tuple[str, str, str]]]:
     """Run a script as the unprivileged `owner`, take out breakable constraints, and tell the search path it ends with.
 
-    The owner owns the database meanwhile, because the script may make schemas; afterwards a superuser does.
+    The owner may make schemas meanwhile, but never owns the database: an owner could make it undroppable (IS_TEMPLATE),
+    open it to others, or give it settings that the superuser's sessions would begin with.
+
+    Parameters:
+        disk_bytes: most that the database may take meanwhile.
     """
-    with cluster.connect(dbname) as superuser:
-        run_sql(superuser, "ALTER DATABASE {} OWNER TO {}", sql.Identifier(dbname), sql.Identifier(owner))
-        with cluster.connect(dbname, owner) as connection:
-            apply_script(script, connection, extension_connection=superuser, timeout_s=_TEMPLATE_TIMEOUT_S)
-            ((path,),) = connection.execute("SELECT current_setting('search_path')").fetchall()
+    limit_s = patience_s(_TEMPLATE_TIMEOUT_S)
+    with superuser_connection(cluster, dbname) as superuser:
+        database, role = sql.Identifier(dbname), sql.Identifier(owner)
+        run_sql(superuser, "GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {} TO {}", database, role)
+        run_sql(superuser, "ALTER SCHEMA public OWNER TO {}", role)
+        hide(superuser, (*NOTES, *NEIGHBOURS))
+        with (
+            cluster.connect(dbname, owner) as connection,
+            bounded(cluster, connection, timeout_s=limit_s + GRACE_S, max_bytes=disk_bytes),
+        ):
+            apply_script(script, connection, extension_connection=superuser, timeout_s=limit_s)
+            # SHOW calls no function that a script could have put in the way.
+            ((path,),) = connection.execute("SHOW search_path").fetchall()
+            connection.execute("DISCARD TEMP")
             connection.execute("SET search_path = pg_catalog")
             breakable = connection.execute(BREAKABLE_SQL).fetchall()
             for command, *_ in breakable:
                 connection.execute(command.encode())
-        run_sql(superuser, "ALTER DATABASE {} OWNER TO CURRENT_USER", sql.Identifier(dbname))
+        run_sql(superuser, "ALTER SCHEMA public OWNER TO pg_database_owner")
+        run_sql(superuser, "REVOKE CREATE, TEMPORARY ON DATABASE {} FROM {}", database, role)
     path = _DEFAULT_PATH if path in ("", '""') else path
     return path, [(table, name, kind) for _, table, name, kind in breakable]
 

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from optimizer.canonical import same_query
-from optimizer.clock import Deadline
+from optimizer.clock import Deadline, patience_s
 from optimizer.equivalence import tree
 from optimizer.equivalence.build import build_model
 from optimizer.equivalence.compare import Judgement, column_difference, is_informative, judge, modifier_note
-from optimizer.equivalence.generate import Database, Generator
+from optimizer.equivalence.generate import Ahead, Database, Generator
 from optimizer.equivalence.model import Model
 from optimizer.equivalence.obstacles import obstacle, volatile
 from optimizer.equivalence.replay import minimal_script, setup_text, shrink, text_rows
@@ -32,10 +32,11 @@ from optimizer.equivalence.session import SessionEnded
 from optimizer.equivalence.total_order import loose, order_sensitive
 from optimizer.equivalence.trial import Answer, Pair, Trial
 from optimizer.equivalence.verdict import Counterexample, Equivalence, Verdict
-from optimizer.errors import SqlError
+from optimizer.errors import ShadowUnavailableError, SqlError
 from optimizer.query import Query
 from optimizer.settings import Settings
 from optimizer.shadow.cluster import Supervisor
+from optimizer.shadow.template import server_errors
 
 CANONICAL = "canonical-form"
 SEARCH = "counterexample-search"
@@ -62,7 +63,7 @@ class Gate:
         self._scratch = Scratch(supervisor, settings)
         self._settings = settings
 
-    def check(self, left: Query, right: Query, ddl: str, *, timeout_ms: int | None = None) -> Verdict:
+    def check(self, left: Query, right: Query, ddl: str, *, timeout_ms: int | None = None, rounds: int = 1) -> Verdict:
         """Judge whether `right` may stand for `left`.
 
         Parameters:
@@ -70,10 +71,32 @@ class Gate:
             right: the rewrite.
             ddl: the schema as a script; rows and statistics in it are ignored.
             timeout_ms: limit for the verdict, by default the setting; making the schema's database comes on top.
+            rounds: how often `verify_databases` are generated, each time from another seed. With more than one, a pair
+                that ran on fewer than one round's databases is `unknown`.
 
         Errors: `SqlError` when the script or a query does not fit; `ShadowUnavailableError`; `TimeLimitError` when the
             schema takes too long to make.
         """
+        limit = timeout_ms if timeout_ms is not None else self._settings.verify_timeout_ms
+        epoch = self._scratch.epoch()
+        try:
+            verdict = self._tried(left, right, ddl, limit, rounds)
+            if verdict.verdict is not Equivalence.UNKNOWN or self._scratch.epoch() == epoch:
+                return verdict
+        except ShadowUnavailableError:
+            if self._scratch.epoch() == epoch:
+                raise
+        # The server ended under it, perhaps by another's doing. Once more; twice is likely to be its own.
+        return self._tried(left, right, ddl, max(1, int(1000 * patience_s(limit / 1000))), rounds)
+
+    def _tried(self, left: Query, right: Query, ddl: str, limit: int, rounds: int) -> Verdict:
+        try:
+            with server_errors("judging"):
+                return self._check(left, right, ddl, limit, rounds)
+        except SessionEnded as ended:
+            return _unknown(_ended(ended.reason, limit), transient=ended.reason != "size")
+
+    def _check(self, left: Query, right: Query, ddl: str, limit: int, rounds: int) -> Verdict:
         schema = self._scratch.schema(ddl)
         if (left.kind == "select") != (right.kind == "select"):
             return Verdict(Equivalence.REFUTED, "statement-kind", detail="One reads and the other changes data.")
@@ -83,17 +106,12 @@ class Gate:
             return _unknown(f"A query cannot be judged: {error}.")
         if verdict is not None:
             return verdict
-        limit = timeout_ms if timeout_ms is not None else self._settings.verify_timeout_ms
         with self._scratch.lease(schema) as lease:
-            deadline = Deadline.after(limit)
-            try:
-                with Trial(self._scratch, lease, schema, left, right, deadline) as trial:
-                    search = _Search(
-                        self._scratch, lease, trial, (left, right), deadline, self._settings.verify_databases
-                    )
-                    return search.verdict()
-            except SessionEnded as ended:
-                return _unknown(_ended(ended.reason, limit))
+            deadline = Deadline.within(limit)
+            with Trial(self._scratch, lease, schema, left, right, deadline) as trial:
+                count = self._settings.verify_databases
+                search = _Search(self._scratch, lease, trial, (left, right), deadline, count, rounds)
+                return search.verdict()
 
     def close(self) -> None:
         """Drop the scratch databases of this process."""
@@ -129,7 +147,14 @@ class _Search:
     """The counterexample search for one pair."""
 
     def __init__(
-        self, scratch: Scratch, lease: Lease, trial: Trial, queries: tuple[Query, Query], deadline: Deadline, count: int
+        self,
+        scratch: Scratch,
+        lease: Lease,
+        trial: Trial,
+        queries: tuple[Query, Query],
+        deadline: Deadline,
+        count: int,
+        rounds: int,
     ) -> None:
         self._scratch = scratch
         self._lease = lease
@@ -138,6 +163,7 @@ class _Search:
         self._queries = queries
         self._deadline = deadline
         self._count = count
+        self._rounds = rounds
         catalog = self._schema.catalog
         self._loose_top = trial.orders[0].limited and loose(queries[0], catalog) is not None
         self._loose = next((r for q in queries if (r := loose(q, catalog)) is not None), None)
@@ -148,20 +174,17 @@ class _Search:
         self._model: Model = build_model(catalog, queries, lease.loader, self._types)
         trial.use(self._model)
         self._tally = _Tally()
+        self._ahead = Ahead(iter(()))
 
     def verdict(self) -> Verdict:
         columns = tuple(shape.columns for shape in self._trial.shapes)
         difference = column_difference(*columns)
-        generator = Generator(self._model, self._seed(), zoned=self._zoned())
         if difference is not None:
-            empty = next(iter(generator.databases(1)))
+            empty = next(iter(self._generator(0).databases(1)))
             return self._refuted(empty, difference, lambda pair: Judgement(difference)) or _unknown(f"{difference}.")
         on_empty: Answer | None = None
-        count = self._count if self._model.tables or self._types else 2
-        for database in generator.databases(2 * count):  # more than asked for, since some may tell nothing
-            if self._deadline.passed or self._hopeless() or self._tally.judged >= count:
-                break
-            pair = self._trial.run(database)
+        for database in self._databases():
+            pair = self._trial.run(database, self._ahead.look)
             judgement = self._judge(pair)
             self._note(pair, judgement, on_empty)
             if on_empty is None:
@@ -171,6 +194,22 @@ class _Search:
                 if found is not None:
                     return found
         return self._survived(modifier_note(*columns))
+
+    def _generator(self, turn: int) -> Generator:
+        return Generator(self._model, self._seed() + "\0again" * turn, zoned=self._zoned())
+
+    def _databases(self) -> Iterator[Database]:
+        """Databases to try until enough were judged, round by round; none when there is no use in more."""
+        fixed = not self._model.tables and not self._types
+        count = 2 if fixed else self._count
+        for turn in range(1 if fixed else self._rounds):
+            self._ahead = Ahead(self._generator(turn).databases(2 * count))  # more, since some may tell nothing
+            for database in self._ahead:
+                if self._deadline.passed or self._hopeless():
+                    return
+                if self._tally.judged >= (turn + 1) * count:
+                    break
+                yield database
 
     def _judge(self, pair: Pair) -> Judgement:
         return judge(pair, self._trial.orders, loose=self._loose_top, texts_ordered=self._texts_ordered)
@@ -260,7 +299,8 @@ class _Search:
         ran = f"{tally.judged} generated databases, {tally.informative} with rows that mattered"
         reason = self._doubt()
         if reason is not None:
-            return Verdict(Equivalence.UNKNOWN, SEARCH, tally.judged, detail=f"{reason} ({ran}).")
+            hurried = self._deadline.passed or tally.timeouts > 0
+            return Verdict(Equivalence.UNKNOWN, SEARCH, tally.judged, detail=f"{reason} ({ran}).", transient=hurried)
         return Verdict(Equivalence.TESTED, SEARCH, tally.judged, detail=f"{ran}; no difference{note}.")
 
     def _doubt(self) -> str | None:
@@ -274,7 +314,8 @@ class _Search:
             return f"Which rows are returned is not fixed: {self._loose}"
         if self._trial.orders[0].keys and not self._trial.orders[1].keys and tally.longest > 1:
             return "The left query fixes an order and the right one does not"
-        if tally.judged < (min(MIN_DATABASES, self._count) if self._model.tables else 1):
+        enough = min(MIN_DATABASES, self._count) if self._rounds == 1 else self._count
+        if tally.judged < (enough if self._model.tables else 1):
             return self._too_few()
         if not self._model.tables:
             return None
@@ -301,8 +342,8 @@ class _Search:
         return "timestamptz" in families or any(_ZONED.search(q.sql) for q in self._queries)
 
 
-def _unknown(detail: str) -> Verdict:
-    return Verdict(Equivalence.UNKNOWN, SEARCH, detail=detail)
+def _unknown(detail: str, *, transient: bool = False) -> Verdict:
+    return Verdict(Equivalence.UNKNOWN, SEARCH, detail=detail, transient=transient)
 
 
 def _ended(reason: str, limit_ms: int) -> str:

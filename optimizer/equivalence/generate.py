@@ -60,6 +60,27 @@ _ENDS = Style(nulls=0.1, hits=0.2, own=0.2, wide=0.2, ends=0.2)
 _UNMATCHED = Style(nulls=0.1, unmatched=True)
 
 
+class Ahead(Iterator[Database]):
+    """Databases, of which the next can be made while the present one is being run.
+
+    Parameters:
+        databases: makes one when it is asked for the next.
+    """
+
+    def __init__(self, databases: Iterator[Database]) -> None:
+        self._databases = databases
+        self._next: Database | None = None
+
+    def __next__(self) -> Database:
+        found, self._next = self._next, None
+        return found if found is not None else next(self._databases)
+
+    def look(self) -> None:
+        """Make the next one, unless it is made or there is none."""
+        if self._next is None:
+            self._next = next(self._databases, None)
+
+
 class Generator:
     """Makes databases for one pair of queries.
 
@@ -77,6 +98,12 @@ class Generator:
         self._params: Cells = ()
         self._best: dict[tuple[ColumnKey, int], tuple[str, ...]] = {}
         self._best_bound: dict[tuple[ColumnKey, int], tuple[str, ...]] = {}
+        #: Columns of each set that shares values, and for each column its FROM items with comparisons.
+        self._groups: dict[int | None, list[ColumnModel]] = {}
+        self._asking: dict[ColumnKey, list[int]] = {}
+        for column in (c for t in model.tables for c in t.columns):
+            self._groups.setdefault(column.group, []).append(column)
+            self._asking[column.key] = _certain_first(column)
         references = model.hints.references
         self._usual = 8 if references <= 2 else 5 if references <= 4 else 4 if references <= 6 else 3
 
@@ -249,11 +276,9 @@ class Generator:
 
     def entity(self, column: ColumnModel, number: int) -> str | None:
         """The value that all columns of a set share for one entity: one that satisfies, else a dense one."""
-        group = [column]
-        if column.group is not None:
-            group = [c for t in self._model.tables for c in t.columns if c.group == column.group]
+        group = [column] if column.group is None else self._groups[column.group]
         if number == 0 or number % 3 == 2:
-            hits = [v for c in group for o in _certain_first(c) for v in self.best(c, o)]
+            hits = [v for c in group for o in self._asking[c.key] for v in self.best(c, o)]
             if hits:
                 # Every other database goes on from where the one before began: the first may not satisfy anything.
                 return hits[(number + self._count // 2 * (self._count % 2)) % len(hits)]

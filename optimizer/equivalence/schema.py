@@ -14,7 +14,7 @@ from optimizer.catalog import Catalog
 from optimizer.ddl import Script, Statement, read_script
 
 #: Changes when databases are prepared in another way, so that templates of older versions are not used.
-_LAYOUT = "1"
+_LAYOUT = "2"
 #: Kinds of statements that fill tables or tell statistics.
 _NOT_SCHEMA = frozenset({"INSERT", "SELECT", "ANALYZE", "REFRESH"})
 
@@ -49,6 +49,7 @@ class GateSchema:
         catalog: read from the template.
         search_path: the setting that queries run with.
         breakable: constraints taken out.
+        disk_bytes: most that a database of it may take.
     """
 
     key: str
@@ -56,6 +57,7 @@ class GateSchema:
     catalog: Catalog
     search_path: str
     breakable: tuple[Breakable, ...]
+    disk_bytes: int
 
 
 def schema_key(ddl: str) -> str:

@@ -12,42 +12,40 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
+from optimizer.clock import patience_s
 from optimizer.ddl import Script
 from optimizer.equivalence.databases import (
-    copy_database,
     drop_roles,
-    exists,
     fill_template,
     grant,
     is_alive,
     lock_class,
     open_session,
-    read_notes,
     run_sql,
-    write_notes,
 )
-from optimizer.equivalence.schema import Breakable, GateSchema, schema_key, schema_script
-from optimizer.equivalence.session import Command, Session
+from optimizer.equivalence.schema import GateSchema, schema_key, schema_script
+from optimizer.equivalence.session import Command, Session, SessionEnded
+from optimizer.equivalence.templates import copy_blank, copy_template, make_schema
 from optimizer.errors import ShadowUnavailableError
 from optimizer.settings import Settings
 from optimizer.shadow.cluster import Cluster, ClusterKind, Supervisor
-from optimizer.shadow.introspect import read_catalog
+from optimizer.shadow.room import check_room
+from optimizer.shadow.template import superuser_connection
 
-#: Most templates kept on disk (some 8 MB each); the least recently used go.
-_MAX_TEMPLATES = 24
-#: Schemas whose databases this process keeps at hand.
+#: Schemas, and free copies of whichever schema, that this process keeps at hand.
 _MAX_KNOWN_SCHEMAS = 8
-#: Database from which empty ones are copied: FILE_COPY of a database of ours is ten times faster than of template0.
-_BLANK = "gate_blank"
+_MAX_FREE = 6
 _SLOT_LIMIT = 64
+_MAKING_PATIENCE_S = 120.0
 _OPEN_LIMIT_S = 10.0
 
 
@@ -61,6 +59,7 @@ class Lease:
         slot: its number.
         schema: what it was copied from.
         loader: the owner's session, kept open.
+        epoch: of the connection that holds its lock.
         writer_ready: its writing role has been made.
     """
 
@@ -69,6 +68,7 @@ class Lease:
     slot: int
     schema: GateSchema
     loader: Session
+    epoch: int
     writer_ready: bool = False
 
 
@@ -84,15 +84,27 @@ class Scratch:
         self._supervisor = supervisor
         self._settings = settings
         self._lock = threading.RLock()
+        self._epoch = 0
         self._forget()
 
     def _forget(self) -> None:
         self._pid = os.getpid()
+        self._epoch += 1
         self._control: psycopg.Connection[Any] | None = None
         self._generation = ""
         self._schemas: dict[str, GateSchema] = {}
-        self._free: dict[str, list[Lease]] = {}
+        self._making: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._free: list[Lease] = []  # the latest used is last
         self._taken: set[tuple[str, int]] = set()
+
+    def epoch(self) -> int:
+        """Return a number that changes when the server ended, and with it all that this process held there.
+
+        Errors: `ShadowUnavailableError`.
+        """
+        with self._lock:
+            self._connected()
+            return self._epoch
 
     def schema(self, ddl: str) -> GateSchema:
         """Return a schema with its template, made if need be.
@@ -103,17 +115,22 @@ class Scratch:
         Errors: `SqlError` for the script, `ShadowUnavailableError`, `TimeLimitError`.
         """
         key = schema_key(ddl)
-        with self._lock:
-            cluster, control = self._connected()
-            known = self._schemas.get(key)
+        known, cluster, making = self._known(key)
+        if known is not None:
+            return known
+        if not making.acquire(timeout=patience_s(_MAKING_PATIENCE_S)):
+            raise ShadowUnavailableError("another request is still making this schema's database: try again")
+        try:
+            known, cluster, _ = self._known(key)
             if known is None:
                 script = schema_script(ddl, self._settings.max_schema_bytes)
-                known = self._template(cluster, control, key, script)
-                while len(self._schemas) >= _MAX_KNOWN_SCHEMAS:
-                    self._drop_known(next(iter(self._schemas)))
-            self._schemas.pop(key, None)
-            self._schemas[key] = known  # the latest used is last
+                with self._lock:
+                    kept = frozenset(self._schemas)
+                known = make_schema(cluster, key, script, kept, disk_bytes=self._settings.max_schema_disk_bytes)
+                self._remember(known)
             return known
+        finally:
+            making.release()
 
     @contextmanager
     def lease(self, schema: GateSchema) -> Iterator[Lease]:
@@ -122,19 +139,16 @@ class Scratch:
         Errors: `ShadowUnavailableError`.
         """
         with self._lock:
-            cluster, control = self._connected()
-            free = self._free.get(schema.key)
-            lease = free.pop() if free else self._copy(cluster, control, schema)
+            self._connected()
+            place = next((i for i in reversed(range(len(self._free))) if self._free[i].schema.key == schema.key), None)
+            lease = self._free.pop(place) if place is not None else None
+        lease = lease or self._copy(schema)
         sound = False
         try:
             yield lease
             sound = True
         finally:
-            with self._lock:
-                if sound and self._generation == lease.cluster.generation:
-                    self._free.setdefault(schema.key, []).append(lease)
-                else:
-                    self._discard(lease)
+            self._give_back(lease, sound=sound)
 
     @contextmanager
     def blank(self, schema: GateSchema, script: Script) -> Iterator[Lease]:
@@ -142,15 +156,11 @@ class Scratch:
 
         Errors: `SqlError` when the script does not run by itself.
         """
-        with self._lock:
-            cluster, control = self._connected()
-            self._ensure_blank(control)
-            lease = self._copy(cluster, control, schema, script)
+        lease = self._copy(schema, script)
         try:
             yield lease
         finally:
-            with self._lock:
-                self._discard(lease)
+            self._discard(lease)
 
     def reader(self, lease: Lease) -> Session:
         """Open a session that may only read."""
@@ -159,12 +169,11 @@ class Scratch:
     def writer(self, lease: Lease) -> Session:
         """Open a session that may write, for statements whose transaction is rolled back."""
         if not lease.writer_ready:
-            with self._lock:
-                role = f"{lease.dbname}_dml"
-                lease.cluster.ensure_role(role)
-                with lease.cluster.connect(lease.dbname) as connection:
-                    grant(connection, lease.dbname, role, "SELECT, INSERT, UPDATE, DELETE")
-                lease.writer_ready = True
+            role = f"{lease.dbname}_dml"
+            lease.cluster.ensure_role(role)
+            with superuser_connection(lease.cluster, lease.dbname) as connection:
+                grant(connection, lease.dbname, role, "SELECT, INSERT, UPDATE, DELETE")
+            lease.writer_ready = True
         return self._open(lease, "dml")
 
     def renew_loader(self, lease: Lease) -> None:
@@ -175,12 +184,12 @@ class Scratch:
     def close(self) -> None:
         """Drop the copies of this process and close its connections; templates stay."""
         with self._lock:
-            if self._pid != os.getpid():
-                self._forget()
-                return
-            for key in tuple(self._free):
-                self._drop_known(key)
-            if self._control is not None:
+            free = self._free if self._pid == os.getpid() else []
+            self._free = []
+        for lease in free:
+            self._discard(lease)
+        with self._lock:
+            if self._control is not None and self._pid == os.getpid():
                 self._control.close()
             self._forget()
 
@@ -199,68 +208,51 @@ class Scratch:
             self._generation = cluster.generation
         return cluster, control
 
-    def _template(self, cluster: Cluster, control: psycopg.Connection[Any], key: str, script: Script) -> GateSchema:
-        name = f"gate_{key}"
-        control.execute("SELECT pg_advisory_lock(%s, 0)", [lock_class(key)])
-        try:
-            if not exists(control, name):
-                self._sweep(control)
-                self._ensure_blank(control)
-                self._build(cluster, control, key, script)
-            notes = read_notes(control, name)
-            write_notes(control, name, notes)
-        finally:
-            control.execute("SELECT pg_advisory_unlock(%s, 0)", [lock_class(key)])
-        with cluster.connect(name) as connection:
-            connection.execute("SELECT set_config('search_path', %s, false)", [notes["search_path"]])
-            catalog = read_catalog(connection)
-        breakable = tuple(Breakable(*entry) for entry in notes["breakable"])
-        return GateSchema(key, script, catalog, notes["search_path"], breakable)
+    def _known(self, key: str) -> tuple[GateSchema | None, Cluster, threading.Lock]:
+        """A schema if it is at hand, where it is or will be, and the lock under which this process makes it."""
+        self._supervisor.cluster(ClusterKind.SCRATCH)  # may have to start: nobody waits for that under our lock
+        with self._lock:
+            cluster, _ = self._connected()
+            known = self._schemas.pop(key, None)
+            if known is not None:
+                self._schemas[key] = known  # the latest used is last
+            return known, cluster, self._making[key]
 
-    def _build(self, cluster: Cluster, control: psycopg.Connection[Any], key: str, script: Script) -> None:
-        """Make a template under another name first: a half-made one is never taken for it."""
-        name, making = f"gate_{key}", f"gate_{key}_making"
-        run_sql(control, "DROP DATABASE IF EXISTS {} WITH (FORCE)", sql.Identifier(making))
-        copy_database(control, making, _BLANK)
-        try:
-            cluster.ensure_role(name)
-            path, breakable = fill_template(cluster, making, name, script)
-            write_notes(control, making, {"search_path": path, "breakable": breakable})
-            run_sql(control, "ALTER DATABASE {} RENAME TO {}", sql.Identifier(making), sql.Identifier(name))
-        except BaseException:
-            run_sql(control, "DROP DATABASE IF EXISTS {} WITH (FORCE)", sql.Identifier(making))
-            raise
+    def _remember(self, schema: GateSchema) -> None:
+        with self._lock:
+            self._schemas[schema.key] = schema
+            gone = tuple(self._schemas)[: max(0, len(self._schemas) - _MAX_KNOWN_SCHEMAS)]
+            for key in gone:
+                del self._schemas[key]
+            self._making = defaultdict(
+                threading.Lock, {k: lock for k, lock in self._making.items() if k in self._schemas or lock.locked()}
+            )
+            surplus = [lease for lease in self._free if lease.schema.key in gone]
+            self._free = [lease for lease in self._free if lease.schema.key not in gone]
+        for lease in surplus:
+            self._discard(lease)
 
-    def _copy(
-        self, cluster: Cluster, control: psycopg.Connection[Any], schema: GateSchema, script: Script | None = None
-    ) -> Lease:
+    def _copy(self, schema: GateSchema, script: Script | None = None) -> Lease:
         """Copy the template, or for a replay run `script` in an empty database, and make the copy's roles."""
-        slot = self._slot(control, schema.key)
+        check_room(self._settings.home)
+        with self._lock:
+            cluster, control = self._connected()
+            slot, epoch = self._slot(control, schema.key), self._epoch
         name = f"gate_{schema.key}_{slot}"
-        run_sql(control, "DROP DATABASE IF EXISTS {} WITH (FORCE)", sql.Identifier(name))
-        owner, reader = f"{name}_own", f"{name}_run"
         try:
-            cluster.ensure_role(owner)
-            cluster.ensure_role(reader)
-            copy_database(control, name, f"gate_{schema.key}" if script is None else _BLANK)
-            if script is not None:
-                fill_template(cluster, name, owner, script)
-            with cluster.connect(name) as connection:
+            with cluster.connect() as admin:
+                run_sql(admin, "DROP DATABASE IF EXISTS {} WITH (FORCE)", sql.Identifier(name))
+                cluster.ensure_role(f"{name}_own")
+                cluster.ensure_role(f"{name}_run")
                 if script is None:
-                    run_sql(
-                        connection,
-                        "REASSIGN OWNED BY {} TO {}",
-                        sql.Identifier(f"gate_{schema.key}"),
-                        sql.Identifier(owner),
-                    )
-                grant(connection, name, reader, "SELECT")
-                run_sql(connection, "GRANT CONNECT ON DATABASE {} TO {}", sql.Identifier(name), sql.Identifier(owner))
-            loader = _loader(cluster, name, schema)
+                    copy_template(cluster, admin, name, schema)
+                else:
+                    copy_blank(admin, name)
+            _open_copy(cluster, name, schema, script)
+            return Lease(cluster, name, slot, schema, _loader(cluster, name, schema), epoch)
         except BaseException:
-            self._taken.discard((schema.key, slot))
-            control.execute("SELECT pg_advisory_unlock(%s, %s)", [lock_class(schema.key), slot])
+            self._free_slot(schema.key, slot, epoch)
             raise
-        return Lease(cluster, name, slot, schema, loader)
 
     def _slot(self, control: psycopg.Connection[Any], key: str) -> int:
         for slot in range(1, _SLOT_LIMIT):
@@ -272,61 +264,61 @@ class Scratch:
                 return slot
         raise ShadowUnavailableError(f"{_SLOT_LIMIT - 1} verdicts on one schema are under way: try again later")
 
+    def _free_slot(self, key: str, slot: int, epoch: int) -> None:
+        with self._lock:
+            if self._control is None or self._epoch != epoch:
+                return  # the lock went with the server, or with its session
+            self._taken.discard((key, slot))
+            with suppress(psycopg.Error):
+                self._control.execute("SELECT pg_advisory_unlock(%s, %s)", [lock_class(key), slot])
+
+    def _give_back(self, lease: Lease, *, sound: bool) -> None:
+        """Keep a copy for the next verdict; one that is damaged goes, or the one that was used least recently."""
+        surplus = [lease]
+        sound = sound and _is_clean(lease)
+        with self._lock:
+            if sound and self._epoch == lease.epoch:
+                self._free.append(lease)
+                surplus = [self._free.pop(0)] if len(self._free) > _MAX_FREE else []
+        for each in surplus:
+            self._discard(each)
+
     def _discard(self, lease: Lease) -> None:
         lease.loader.close()
-        key = lease.schema.key
-        if self._control is None or self._control.closed or self._generation != lease.cluster.generation:
-            return  # the server was restarted: another process may hold that name by now
-        with suppress(psycopg.Error):
-            run_sql(self._control, "DROP DATABASE IF EXISTS {} WITH (FORCE)", sql.Identifier(lease.dbname))
-            drop_roles(self._control, lease.dbname)
-            self._control.execute("SELECT pg_advisory_unlock(%s, %s)", [lock_class(key), lease.slot])
-        self._taken.discard((key, lease.slot))
+        with self._lock:
+            if self._epoch != lease.epoch:
+                return  # the server was restarted: another process may hold that name by now
+        # What cannot be dropped now is swept when the next schema comes.
+        with suppress(psycopg.Error, ShadowUnavailableError), lease.cluster.connect() as admin:
+            run_sql(admin, "DROP DATABASE IF EXISTS {} WITH (FORCE)", sql.Identifier(lease.dbname))
+            drop_roles(admin, lease.dbname)
+        self._free_slot(lease.schema.key, lease.slot, lease.epoch)
 
-    def _drop_known(self, key: str) -> None:
-        """Forget a schema: its free copies go, its template stays."""
-        for lease in self._free.pop(key, ()):
-            self._discard(lease)
-        self._schemas.pop(key, None)
 
-    def _ensure_blank(self, control: psycopg.Connection[Any]) -> None:
-        if exists(control, _BLANK):
-            return
-        control.execute("SELECT pg_advisory_lock(0, 0)")
-        try:
-            if not exists(control, _BLANK):
-                copy_database(control, _BLANK, "template0")
-        finally:
-            control.execute("SELECT pg_advisory_unlock(0, 0)")
+def _is_clean(lease: Lease) -> bool:
+    """Release the locks that a trigger may have taken; False when triggers left more rows than a copy should keep."""
+    commands = [
+        Command("SELECT pg_catalog.pg_advisory_unlock_all()"),
+        Command("SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"),
+    ]
+    try:
+        ((_, size),) = lease.loader.run([commands], limit_s=_OPEN_LIMIT_S)
+    except SessionEnded:
+        return False
+    return bool(size.rows) and int(size.rows[0][0] or 0) <= lease.schema.disk_bytes
 
-    def _sweep(self, control: psycopg.Connection[Any]) -> None:
-        """Drop copies that no process holds, and the templates least recently used."""
-        rows = control.execute(
-            "SELECT datname::text FROM pg_database WHERE datname ~ '^gate_[0-9a-f]{16}(_[0-9]+)?$'"
-        ).fetchall()
-        names = sorted((name for (name,) in rows), key=lambda name: read_notes(control, name)["used"], reverse=True)
-        kept = 0
-        for name in names:
-            key, _, slot = name.removeprefix("gate_").partition("_")
-            if not slot:
-                kept += 1
-                if kept < _MAX_TEMPLATES or key in self._schemas:
-                    continue
-            if (key, int(slot or 0)) not in self._taken:
-                self._drop_unheld(control, name, key, int(slot or 0))
 
-    def _drop_unheld(self, control: psycopg.Connection[Any], name: str, key: str, slot: int) -> None:
-        locked = control.execute("SELECT pg_try_advisory_lock(%s, %s)", [lock_class(key), slot]).fetchone()
-        if locked is None or not locked[0]:
-            return
-        try:
-            # A template may be in the middle of being copied: then it stays.
-            with suppress(psycopg.errors.ObjectInUse):
-                command: LiteralString = "DROP DATABASE IF EXISTS {}" + (" WITH (FORCE)" if slot else "")
-                run_sql(control, command, sql.Identifier(name))
-                drop_roles(control, name)
-        finally:
-            control.execute("SELECT pg_advisory_unlock(%s, %s)", [lock_class(key), slot])
+def _open_copy(cluster: Cluster, name: str, schema: GateSchema, script: Script | None) -> None:
+    """Let a copy's own roles use it; the owner's tables come from the template, or from running `script`."""
+    owner, reader = f"{name}_own", f"{name}_run"
+    if script is not None:
+        fill_template(cluster, name, owner, script, schema.disk_bytes)
+    with superuser_connection(cluster, name) as connection:
+        if script is None:
+            template = sql.Identifier(f"gate_{schema.key}")
+            run_sql(connection, "REASSIGN OWNED BY {} TO {}", template, sql.Identifier(owner))
+        grant(connection, name, reader, "SELECT")
+        run_sql(connection, "GRANT CONNECT ON DATABASE {} TO {}", sql.Identifier(name), sql.Identifier(owner))
 
 
 def _loader(cluster: Cluster, dbname: str, schema: GateSchema) -> Session:

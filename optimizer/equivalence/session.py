@@ -21,6 +21,7 @@ from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, PGconn
 from psycopg.pq.abc import PGresult
 
 from optimizer.errors import ShadowUnavailableError
+from optimizer.shadow.connecting import attempts, last_line, passes
 
 Row = tuple[bytes | None, ...]
 
@@ -109,10 +110,13 @@ class Session:
 
     def __init__(self, conninfo: str, terminate: Callable[[int], None]) -> None:
         self._terminate = terminate
-        self._conn = PGconn.connect(conninfo.encode())
+        for _ in attempts():
+            self._conn = PGconn.connect(conninfo.encode())
+            said = self._conn.error_message.decode(errors="replace")
+            if self._conn.status == ConnStatus.OK or not passes(said):
+                break
         if self._conn.status != ConnStatus.OK:
-            message = self._conn.error_message.decode(errors="replace").strip().splitlines()
-            raise ShadowUnavailableError(f"the scratch cluster refused a connection: {(message or ['no reason'])[-1]}")
+            raise ShadowUnavailableError(f"the scratch cluster refused a connection: {last_line(said)}")
         self._conn.notice_handler = None
         self._conn.nonblocking = 1
         self._conn.enter_pipeline_mode()
@@ -128,7 +132,12 @@ class Session:
         self._conn.finish()
 
     def run(
-        self, groups: Sequence[Sequence[Command]], *, limit_s: float, max_bytes: int = MAX_RESULT_BYTES
+        self,
+        groups: Sequence[Sequence[Command]],
+        *,
+        limit_s: float,
+        max_bytes: int = MAX_RESULT_BYTES,
+        meanwhile: Callable[[], None] | None = None,
     ) -> list[list[Result]]:
         """Send groups of commands and read all answers.
 
@@ -137,6 +146,7 @@ class Session:
                 group is a transaction of its own.
             limit_s: seconds for the whole batch, after which the session is ended.
             max_bytes: longest answer, after which the session is ended.
+            meanwhile: work of some milliseconds, done while the server is busy; it counts against the limit.
 
         Errors: `SessionEnded`.
         """
@@ -145,7 +155,11 @@ class Session:
                 for command in group:
                     self._send(command)
                 self._conn.pipeline_sync()
-            return self._receive(len(groups), time.monotonic() + limit_s, max_bytes)
+            deadline = time.monotonic() + limit_s
+            if meanwhile is not None:
+                self._conn.flush()
+                meanwhile()
+            return self._receive(len(groups), deadline, max_bytes)
         except psycopg.OperationalError:
             self._conn.finish()
             raise SessionEnded("lost") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -20,6 +20,8 @@ from optimizer.query import Query
 #: Longest one statement may run on one generated database.
 _STATEMENT_LIMIT_MS = 1_000
 _GRACE_S = 0.5
+#: States that tell of the server and not of the query: ended by an administrator, crashed, not up yet.
+_GOING_DOWN = ("57P01", "57P02", "57P03")
 _PREPARE_LIMIT_S = 5.0
 _SETTINGS = {
     "client_min_messages": "error",
@@ -135,13 +137,17 @@ class Trial:
         self._model = model
         self._loader = Loader(self._scratch, self._lease, model, self._deadline)
 
-    def run(self, database: Database) -> Pair:
+    def run(self, database: Database, meanwhile: Callable[[], None] | None = None) -> Pair:
         """Load a database and run both queries on it in one transaction, which is rolled back.
+
+        Parameters:
+            database: what to load.
+            meanwhile: done while the server runs the queries.
 
         Errors: `SessionEnded` when the database cannot be loaded.
         """
         self.loader.load(database)
-        return self._pair(database)
+        return self._pair(database, meanwhile)
 
     @property
     def loader(self) -> Loader:
@@ -150,7 +156,7 @@ class Trial:
             raise ValueError("the model of the tables is not known yet")
         return self._loader
 
-    def _pair(self, database: Database) -> Pair:
+    def _pair(self, database: Database, meanwhile: Callable[[], None] | None) -> Pair:
         session = self._session or self._open()
         mode = "BEGIN ISOLATION LEVEL REPEATABLE READ" + (" READ ONLY" if self._reads else "")
         begin = [Command(mode)]
@@ -165,7 +171,7 @@ class Trial:
         statements = sum(len(self._commands(side, database)) for side in (0, 1))
         limit_s = min(statements * self._limit_ms, self._deadline.remaining_ms + 1_000) / 1000 + _GRACE_S
         try:
-            answers = session.run(groups, limit_s=limit_s)
+            answers = session.run(groups, limit_s=limit_s, meanwhile=meanwhile)
         except SessionEnded as ended:
             self._session = None
             nothing = Answer(Result())
@@ -216,6 +222,8 @@ class Trial:
         session = self._session or self._open()
         commands = [Command(sql, (), types, "prepare"), Command(sql, (), (), "describe")]
         ((parsed, described),) = session.run([commands], limit_s=_PREPARE_LIMIT_S)
+        if parsed.error is not None and parsed.error[0].startswith(_GOING_DOWN):
+            raise SessionEnded("lost")
         if parsed.error is not None:
             raise SqlError(f"{what} does not fit the schema: {parsed.error[1]}")
         return Shape(described.columns, described.parameter_types)

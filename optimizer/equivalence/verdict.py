@@ -64,6 +64,7 @@ class Verdict:
         bound: rows a table up to which no counterexample exists, for `bounded`.
         detail: one sentence for people.
         counterexample: set when, and only when, refuted by execution.
+        transient: another try may end otherwise, since time ran out or the server went away.
     """
 
     verdict: Equivalence
@@ -72,6 +73,7 @@ class Verdict:
     bound: int | None = None
     detail: str = ""
     counterexample: Counterexample | None = field(default=None)
+    transient: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The contract's shape."""

@@ -18,6 +18,7 @@ from optimizer.candidate import IndexCandidate
 from optimizer.catalog import Index, IndexColumn, Table, identifier_name
 from optimizer.indexing.index_expression import JSON_OPERATORS, TEXT_TYPES, cast_target
 from optimizer.indexing.selectivity import NUMBER_TYPES, base_type
+from optimizer.memo import remembered
 from optimizer.query import parse_expression
 
 #: Names of a table's columns with their types without modifiers.
@@ -61,7 +62,7 @@ def _turned(key: IndexColumn) -> IndexColumn:
     return replace(key, descending=not key.descending, nulls_first=not key.nulls_first)
 
 
-@lru_cache(maxsize=4_096)
+@lru_cache(maxsize=512)
 def _normal_index(index: Index, types: ColumnTypes) -> Index:
     return _normal(index, types)
 
@@ -75,7 +76,7 @@ def _normal(index: T, types: ColumnTypes) -> T:
     return replace(index, key_columns=keys, predicate=predicate)
 
 
-@lru_cache(maxsize=4_096)
+@remembered(most=2_048, longest=2_000)
 def normal_form(sql: str, types: ColumnTypes) -> str:
     """Describe an expression so that PostgreSQL's spelling of it and a user's come out alike; only good for comparing.
 

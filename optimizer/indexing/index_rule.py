@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import ClassVar
 
@@ -50,7 +51,7 @@ class TableIndexRule(IndexRule):
             if candidate not in seen and len(keys.parts) <= _MAX_KEY_COLUMNS:
                 seen.add(candidate)
                 if not served(candidate, keys.use.table, free=keys.free, ordered=keys.ordered):
-                    yield candidate
+                    yield _explained(candidate, keys)
 
 
 def worth_an_index(table: Table) -> bool:
@@ -61,11 +62,6 @@ def worth_an_index(table: Table) -> bool:
 
 def _candidate(keys: Keys, rule: IndexRule) -> IndexCandidate:
     table = keys.use.table
-    where = f" where {keys.predicate}" if keys.predicate else ""
-    including = f", including {', '.join(keys.include)}" if keys.include else ""
-    sentences = [f"{_name(part.column)} {part.serves}." for part in keys.parts]
-    if keys.remark:
-        sentences.append(keys.remark)
     return IndexCandidate(
         schema=table.schema,
         table=table.name,
@@ -73,10 +69,19 @@ def _candidate(keys: Keys, rule: IndexRule) -> IndexCandidate:
         include=keys.include,
         predicate=keys.predicate,
         rules=(rule.code,),
-        title=f"Index {table.name} by ({', '.join(map(_name, keys.columns))}){including}{where}",
-        why=" ".join(sentences),
         source=rule.source,
     )
+
+
+def _explained(candidate: IndexCandidate, keys: Keys) -> IndexCandidate:
+    """Put a candidate into words: printing conditions takes longer than all the rest, and many are dropped before."""
+    where = f" where {keys.predicate}" if keys.predicate else ""
+    including = f", including {', '.join(keys.include)}" if keys.include else ""
+    sentences = [f"{_name(part.column)} {part.serves}." for part in keys.parts]
+    if keys.remark:
+        sentences.append(keys.remark)
+    title = f"Index {keys.use.table.name} by ({', '.join(map(_name, keys.columns))}){including}{where}"
+    return replace(candidate, title=title, why=" ".join(sentences))
 
 
 def _name(key: IndexColumn) -> str:

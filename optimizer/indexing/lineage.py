@@ -14,7 +14,8 @@ from sqlglot import exp
 from optimizer.catalog import Catalog, identifier_name
 from optimizer.indexing.index_expression import TypeOf
 from optimizer.matching import bare, has_aggregate
-from optimizer.scope import Scope, Source, own_nodes, scopes
+from optimizer.rewriting.resolved import ResolvedStatement
+from optimizer.scope import Scope, Source, own_nodes
 
 _MAX_DEPTH = 8
 
@@ -28,7 +29,7 @@ class Lineage:
     """
 
     def __init__(self, tree: exp.Expr, catalog: Catalog) -> None:
-        self.scopes = scopes(tree, catalog)
+        self.scopes = ResolvedStatement.of(tree, catalog).scopes
         self._by_select = {id(scope.select): scope for scope in self.scopes}
         sources = [source for scope in self.scopes for source in scope.sources.values()]
         self._readers = Counter(id(source.query) for source in sources if source.query is not None)

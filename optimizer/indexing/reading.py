@@ -6,12 +6,12 @@ What is read this way is never printed as a whole and never executed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 from sqlglot import exp
 
 from optimizer.catalog import Catalog, identifier_name
 from optimizer.errors import PlanproofError
+from optimizer.memo import remembered
 from optimizer.query import Query
 
 #: Views that stand on views are opened this deep.
@@ -90,7 +90,7 @@ def _open_view(node: exp.Table, definition: str) -> bool:
     return True
 
 
-@lru_cache(maxsize=1_024)
+@remembered(most=128, longest=8_000)
 def _view_tree(definition: str) -> exp.Expr | None:
     try:
         return Query.parse(definition).reading_tree

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlglot import exp
 
@@ -30,6 +30,8 @@ class ResolvedStatement:
     catalog: Catalog
     scopes: tuple[Scope, ...]
     _by_select: Mapping[int, Scope]
+    #: Answers of `inside`, each with its node, so that no other node can come to have the same id.
+    _inside: dict[int, tuple[exp.Expr, tuple[Scope, ...]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, tree: exp.Expr, catalog: Catalog) -> ResolvedStatement:
@@ -54,8 +56,11 @@ class ResolvedStatement:
 
     def inside(self, node: exp.Expr) -> tuple[Scope, ...]:
         """Scopes of the SELECTs in `node`, itself included."""
-        found = (self.scope_of(select) for select in node.find_all(exp.Select))
-        return tuple(scope for scope in found if scope is not None)
+        known = self._inside.get(id(node))
+        if known is None:
+            found = (self.scope_of(select) for select in node.find_all(exp.Select))
+            known = self._inside[id(node)] = (node, tuple(scope for scope in found if scope is not None))
+        return known[1]
 
     def references(self, node: exp.Expr, scope: Scope) -> Iterator[tuple[exp.Column, Source | None]]:
         """Yield every column reference in `node`, subqueries included, with the source it means.

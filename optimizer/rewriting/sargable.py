@@ -15,8 +15,9 @@ from sqlglot import exp
 
 from optimizer.catalog import Catalog, identifier_name
 from optimizer.matching import MIRRORED, bare
+from optimizer.rewriting.resolved import ResolvedStatement
 from optimizer.rule import Match, RewriteRule, copied
-from optimizer.scope import QUERY_NODES, Scope, own_nodes, scopes
+from optimizer.scope import QUERY_NODES, Scope, own_nodes
 
 _BINARY = (exp.EQ, exp.LT, exp.LTE, exp.GT, exp.GTE)
 
@@ -125,7 +126,7 @@ class PredicateRule(RewriteRule):
 
     def match(self, tree: exp.Expr, catalog: Catalog) -> Iterator[Match]:
         found: list[tuple[exp.Expr, exp.Expr]] = []
-        for scope in scopes(tree, catalog):
+        for scope in ResolvedStatement.of(tree, catalog).scopes:
             for test in comparisons(scope):
                 predicate = self.replacement(test, scope)
                 if predicate is not None:

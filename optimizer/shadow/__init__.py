@@ -21,7 +21,7 @@ def planproof_open_shadow(record: ShadowRecord, services: Services) -> ShadowDat
     supervisor, settings = services.supervisor, services.settings
     registry = Registry(record.folder.parent.parent)
     if record.kind in ("hollow", "files"):
-        return HollowShadow(record, registry, lambda: supervisor.cluster(ClusterKind.HOLLOW), settings)
+        return HollowShadow(record, registry, lambda: supervisor.cluster(ClusterKind.HOLLOW), settings, services.idle)
     if record.kind == "attached":
         return AttachedShadow(record, registry.dsn(record.name), settings)
     return None

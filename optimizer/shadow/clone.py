@@ -17,9 +17,11 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
+from optimizer.clock import patience_s
 from optimizer.ddl import CopyRows, Script, read_script
-from optimizer.errors import InputError, PlanproofError, ShadowUnavailableError
+from optimizer.errors import InputError, PlanproofError, ShadowUnavailableError, SqlError
 from optimizer.settings import Settings
+from optimizer.shadow.bounds import GRACE_S, bounded
 from optimizer.shadow.catalog_file import catalog_to_json
 from optimizer.shadow.cluster import Cluster
 from optimizer.shadow.introspect import read_catalog
@@ -87,12 +89,14 @@ class Cloned:
         server_version: of the source; empty without one.
         settings: the planner settings that the copies get.
         not_cloned: as `ShadowRecord` has it.
+        disk_bytes: that the template of a schema file takes.
     """
 
     files: Mapping[str, str]
     server_version: str
     settings: Mapping[str, str]
     not_cloned: tuple[str, ...]
+    disk_bytes: int = 0
 
 
 def clone_source(cluster: Cluster, database: str, dsn: str, settings: Settings, progress: Progress) -> Cloned:
@@ -156,17 +160,22 @@ def read_files(cluster: Cluster, database: str, schema_text: str, stats_text: st
     script = read_script(schema_text, max_bytes=settings.max_schema_bytes)
     statistics = read_script(stats_text, max_bytes=settings.max_schema_bytes) if stats_text else None
     with _undone_on_error(cluster, database), new_template(cluster, database, _DEFAULT_LOCALE) as (owner, superuser):
-        run_script(script, owner, superuser, timeout_s=SCRIPT_TIMEOUT_S)
-        has_rows = _has_rows(owner)
-        if has_rows:
-            owner.execute("VACUUM (ANALYZE)")
-        if statistics is not None:
-            run_script(statistics, owner, superuser, timeout_s=SCRIPT_TIMEOUT_S)
-        owner.execute("RESET ALL")  # the script's own SETs
-        catalog = read_catalog(owner)
-        shape = None if has_rows else shape_from_statistics(owner, catalog)
-        origin = Origin(search_path=tuple(catalog.search_path))
-        built = _finish(cluster, database, owner, superuser, origin, shape)
+        with _bounded(cluster, owner, settings) as limit_s:
+            run_script(script, owner, superuser, timeout_s=limit_s)
+            has_rows = _has_rows(owner)
+            if has_rows:
+                _analyze(owner)
+            if statistics is not None:
+                run_script(statistics, owner, superuser, timeout_s=limit_s)
+            owner.execute("RESET ALL")  # the script's own SETs
+            owner.execute("DISCARD TEMP")  # copies have none of them, and their names come before PostgreSQL's own
+            catalog = read_catalog(owner)
+            # The path is known now; what comes is read past any operator or function of the script's own.
+            owner.execute("SET search_path = pg_catalog")
+            shape = None if has_rows else shape_from_statistics(owner, catalog)
+            origin = Origin(search_path=tuple(catalog.search_path))
+            built = _finish(cluster, database, owner, superuser, origin, shape)
+        ((disk_bytes,),) = superuser.execute("SELECT pg_database_size(current_database())").fetchall()
     notes = [f"{kind}: {reason} (line {line})" for line, kind, reason in script.skipped]
     if not has_rows and not any(table.rows > 0 for table in catalog.tables.values()):
         notes.append("statistics: there are neither rows nor statistics, so plans are those of nearly empty tables")
@@ -174,7 +183,7 @@ def read_files(cluster: Cluster, database: str, schema_text: str, stats_text: st
     files |= {CATALOG: catalog_to_json(catalog), ORIGIN: _origin_to_json(origin)} | built.files
     if shape is not None:
         files[SHAPE] = shape.to_json()
-    return Cloned(files, "", built.settings, tuple(dict.fromkeys((*notes, *built.notes))))
+    return Cloned(files, "", built.settings, tuple(dict.fromkeys((*notes, *built.notes))), disk_bytes)
 
 
 def find_template(cluster: Cluster, record: ShadowRecord) -> Template | None:
@@ -202,7 +211,8 @@ def remake_template(cluster: Cluster, record: ShadowRecord, settings: Settings) 
     database = record.database
     with _undone_on_error(cluster, database), new_template(cluster, database, origin.locale) as (owner, superuser):
         if (record.folder / SCRIPT).is_file():
-            _apply_files(record, owner, superuser, settings, analyze=shape is None)
+            with _bounded(cluster, owner, settings):
+                _apply_files(record, owner, superuser, settings, analyze=shape is None)
         else:
             text = record.read(SCHEMA) + record.read(STATISTICS)
             apply_dump(text, owner, superuser, max_bytes=settings.max_schema_bytes)
@@ -259,6 +269,7 @@ def _finish(
 ) -> _Built:
     """Bind the shape, open the template for reading, and mark it complete."""
     owner.execute("RESET ALL")
+    owner.execute("SET search_path = pg_catalog")
     layout = bind_shape(cluster, owner, shape) if shape is not None else None
     grant_reading(superuser, database)
     settings, notes = carried_settings(origin.settings, origin.search_path, superuser)
@@ -279,17 +290,41 @@ def _apply_files(
     """Run a shadow's own files once more; they ran before."""
     limit = settings.max_schema_bytes
     script = read_script(record.read(SCRIPT), max_bytes=limit)
-    run_script(script, owner, superuser, timeout_s=SCRIPT_TIMEOUT_S)
+    run_script(script, owner, superuser, timeout_s=patience_s(SCRIPT_TIMEOUT_S))
     if analyze:
+        _analyze(owner)
+    run_script(
+        read_script(record.read(STATISTICS), max_bytes=limit), owner, superuser, timeout_s=patience_s(SCRIPT_TIMEOUT_S)
+    )
+
+
+@contextmanager
+def _bounded(cluster: Cluster, owner: psycopg.Connection[Any], settings: Settings) -> Iterator[float]:
+    """Bound what the owner of a template does; gives the seconds for one script."""
+    limit_s = patience_s(SCRIPT_TIMEOUT_S)
+    with bounded(cluster, owner, timeout_s=limit_s + GRACE_S, max_bytes=settings.max_schema_disk_bytes):
+        yield limit_s
+
+
+def _analyze(owner: psycopg.Connection[Any]) -> None:
+    """Gather statistics of a script's rows, for which functions of the script's run.
+
+    Errors: `SqlError` when one of them fails.
+    """
+    try:
         owner.execute("VACUUM (ANALYZE)")
-    run_script(read_script(record.read(STATISTICS), max_bytes=limit), owner, superuser, timeout_s=SCRIPT_TIMEOUT_S)
+    except psycopg.OperationalError:
+        raise
+    except psycopg.Error as error:
+        raise SqlError(f"the schema's rows cannot be analyzed: {reason(error)}") from error
 
 
 def _has_rows(connection: psycopg.Connection[Any]) -> bool:
     row = connection.execute(
-        "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
-        " AND pg_relation_size(c.oid) > 0)"
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relkind IN ('r', 'm') AND n.nspname OPERATOR(pg_catalog.!~) '^pg_'"
+        " AND n.nspname <> 'information_schema'"
+        " AND pg_catalog.pg_relation_size(c.oid) > 0)"
     ).fetchone()
     return row is not None and bool(row[0])
 

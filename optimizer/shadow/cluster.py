@@ -22,7 +22,9 @@ import hmac
 import os
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, LiteralString
@@ -32,12 +34,15 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 
+from optimizer.clock import patience_s
 from optimizer.errors import ShadowUnavailableError
 from optimizer.settings import Settings
 from optimizer.shadow import watchdog
 from optimizer.shadow.account import server_account
 from optimizer.shadow.binaries import Binaries, bundled_binaries, usable_binaries
 from optimizer.shadow.cluster_folder import ClusterFolder
+from optimizer.shadow.connecting import attempts, is_full, last_line, passes
+from optimizer.shadow.orphans import sweep_folders
 from optimizer.shadow.server_config import SUPERUSER, ClusterKind
 from optimizer.shadow.watchdog import Postmaster, read_postmaster, stop_postmaster
 
@@ -109,14 +114,16 @@ class Cluster:
             arguments: further ones for `psycopg.connect`.
 
         Raises:
-            ShadowUnavailableError: the server cannot be reached, or refuses.
+            ShadowUnavailableError: the server cannot be reached, or refuses; one that is full is tried for a while.
         """
-        try:
-            return psycopg.connect(self.conninfo(dbname, role), autocommit=autocommit, **arguments)
-        except psycopg.OperationalError as error:
-            raise ShadowUnavailableError(
-                f"the {self.kind} cluster refused a connection: {_last_line(error)}"
-            ) from error
+        for _ in attempts():
+            try:
+                return psycopg.connect(self.conninfo(dbname, role), autocommit=autocommit, **arguments)
+            except psycopg.OperationalError as error:
+                refusal = error
+                if not passes(error):
+                    break
+        raise ShadowUnavailableError(f"the {self.kind} cluster refused a connection: {last_line(refusal)}") from refusal
 
     def ensure_role(self, name: str, *, options: LiteralString = "") -> None:
         """Make the login `name`, or set it right if it exists. It may do nothing but log in, and has a password.
@@ -194,7 +201,7 @@ class Cluster:
         except OSError as error:
             raise ShadowUnavailableError(f"{program} cannot be run: {error.strerror}") from error
         if outcome.returncode != 0:
-            raise ShadowUnavailableError(f"{program} failed: {_last_line(outcome.stderr.decode(errors='replace'))}")
+            raise ShadowUnavailableError(f"{program} failed: {last_line(outcome.stderr.decode(errors='replace'))}")
         return outcome
 
     def chown(self, path: Path) -> None:
@@ -208,7 +215,24 @@ class Cluster:
     def alive(self) -> bool:
         """Tell whether the server that this object was made for still runs; costs half a millisecond."""
         postmaster = read_postmaster(self.home)
-        return postmaster is not None and postmaster.generation == self.generation
+        return postmaster is not None and postmaster.ready and postmaster.generation == self.generation
+
+    def ended(self) -> bool:
+        """Tell whether the server that this object was made for is gone or on its way: what failed may be tried again.
+
+        Waits for one that is going. Ask it when something has failed, not in good times.
+        """
+        for _ in attempts():
+            if not self.alive():
+                return True
+            try:
+                psycopg.connect(self.conninfo("postgres")).close()
+            except psycopg.OperationalError as error:
+                if is_full(error):
+                    return False
+            else:
+                return False
+        return False
 
     def _password(self, role: str | None) -> str:
         if role is None or role == SUPERUSER:
@@ -226,7 +250,8 @@ class Supervisor:
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.RLock()
+        #: One for each cluster: while one starts, the others are there for everybody.
+        self._locks: defaultdict[ClusterKind, threading.RLock] = defaultdict(threading.RLock)
         self._clusters: dict[ClusterKind, Cluster] = {}
         self._leases: dict[ClusterKind, int] = {}
         self._binaries: Binaries | None = None
@@ -238,13 +263,13 @@ class Supervisor:
             ShadowUnavailableError: it cannot be made or started.
         """
         self._after_fork()
-        with self._lock:
+        with self._locked(kind):
             known = self._clusters.get(kind)
             if known is not None and known.alive():
                 return known
             try:
                 path = self._folder_path(kind)
-                with watchdog.locked(path / watchdog.START_LOCK, timeout_s=_LOCK_TIMEOUT_S):
+                with watchdog.locked(path / watchdog.START_LOCK, timeout_s=patience_s(_LOCK_TIMEOUT_S)):
                     self._clusters[kind] = self._start(kind, path)
             except (OSError, subprocess.SubprocessError) as error:
                 raise ShadowUnavailableError(f"the {kind} cluster cannot be started: {error}") from error
@@ -257,7 +282,7 @@ class Supervisor:
             ShadowUnavailableError: it cannot be stopped.
         """
         self._after_fork()
-        with self._lock:
+        with self._locked(kind):
             path = self._folder_path(kind)
             try:
                 with watchdog.locked(path / watchdog.START_LOCK, timeout_s=_LOCK_TIMEOUT_S):
@@ -266,7 +291,9 @@ class Supervisor:
                 raise ShadowUnavailableError(f"the {kind} cluster cannot be stopped: {error}") from error
             self._release(kind)
             if not stopped:
-                raise ShadowUnavailableError(f"the {kind} cluster does not stop")
+                elsewhere = watchdog.runs_elsewhere(path)
+                why = ": it was started in another container or PID namespace, stop it there" if elsewhere else ""
+                raise ShadowUnavailableError(f"the {kind} cluster does not stop{why}")
 
     def stop_all(self) -> None:
         """Stop all clusters of this home now.
@@ -281,9 +308,19 @@ class Supervisor:
     def close(self) -> None:
         """Give back all leases. The servers stop once no process has used them for `cluster_linger_s`."""
         self._after_fork()
-        with self._lock:
-            for kind in tuple(self._leases):
+        for kind in tuple(self._leases):
+            with self._locked(kind):
                 self._release(kind)
+
+    @contextmanager
+    def _locked(self, kind: ClusterKind) -> Iterator[None]:
+        lock = self._locks[kind]
+        if not lock.acquire(timeout=patience_s(_LOCK_TIMEOUT_S)):
+            raise ShadowUnavailableError(f"the {kind} cluster is still being started: try again")
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _after_fork(self) -> None:
         """In a forked child, forget the parent's leases and lock (a thread that is gone here may have held it)."""
@@ -314,7 +351,7 @@ class Supervisor:
             binaries = usable_binaries(original, folder.account, self._settings.home.resolve())
             postmaster = self._bring_up(folder, binaries)
             secret = folder.secret() or b""
-        return Cluster(
+        cluster = Cluster(
             kind=kind,
             home=folder.data,
             host=postmaster.socket_folder,
@@ -325,6 +362,10 @@ class Supervisor:
             _folder=folder,
             _secret=secret,
         )
+        if started and kind.disposable:
+            with cluster.connect() as admin:  # others are kept out by the lock
+                sweep_folders(admin, folder.data)
+        return cluster
 
     def _bring_up(self, folder: ClusterFolder, binaries: Binaries) -> Postmaster:
         """Start a stopped cluster. A disposable one that does not come up twice (it was never synced) is remade."""
@@ -357,8 +398,3 @@ class Supervisor:
         if descriptor is not None:
             os.utime(descriptor)  # the linger time begins now
             os.close(descriptor)
-
-
-def _last_line(message: object) -> str:
-    lines = [line.strip() for line in str(message).splitlines() if line.strip()]
-    return lines[-1] if lines else "no message"

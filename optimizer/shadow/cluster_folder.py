@@ -2,7 +2,7 @@
 
     <home>/clusters/<kind>/data          PGDATA, of the account that the server runs as
                            secret.json   the superuser's password, 0600
-                           server.log, start.lock, lease.lock, watchdog.lock
+                           server.log, start.lock, lease.lock, server.lock, watchdog-<PID namespace>.lock
                            socket/       or, where that path is too long, /tmp/planproof-<uid>-<hash>/<kind>
 
 Everything here is called under the start lock.
@@ -34,6 +34,10 @@ from optimizer.shadow.server_config import PG_HBA, ClusterKind, initdb_arguments
 from optimizer.shadow.watchdog import Postmaster, read_postmaster, stop_postmaster
 
 START_TIMEOUT_S = 60.0
+_ORPHANS_TIMEOUT_S = 10.0
+#: Largest file that a server may write in which users' SQL runs: no table of theirs needs more. Sparse files that are
+#: larger may be there; they were made by us, and are only read.
+_LARGEST_FILE_BYTES = 512_000_000
 PORT = 5432
 _LONGEST_SOCKET_PATH = 107 - len(f"/.s.PGSQL.{PORT}")
 
@@ -68,11 +72,13 @@ class ClusterFolder:
         """Make the cluster if there is none, or none that these binaries can run.
 
         Raises:
-            ShadowUnavailableError: the account cannot reach the folder, initdb failed, or the store is of another major
-                version or without its password.
+            ShadowUnavailableError: the account cannot reach the folder, initdb failed, the store is of another major
+                version or without its password, or a server in another PID namespace uses the folder.
             OSError: the folder cannot be written.
         """
         self._check_reachable()
+        if watchdog.runs_elsewhere(self.path):
+            raise self._used_elsewhere()
         shutil.rmtree(self.path / "init", ignore_errors=True)  # what an initdb that was killed left
         if self.data.exists():
             obstacle = self._obstacle(binaries)
@@ -102,6 +108,18 @@ class ClusterFolder:
             OSError: the folder cannot be written.
         """
         self._end_orphans()
+        try:
+            with watchdog.server_lock(self.path, timeout_s=_ORPHANS_TIMEOUT_S) as lock:
+                return self._start(binaries, memory_bytes, lock)
+        except TimeoutError:
+            if watchdog.runs_elsewhere(self.path):
+                raise self._used_elsewhere() from None
+            raise ShadowUnavailableError(
+                f"sessions of a killed server still use the {self.kind} cluster in {self.path}: end those processes"
+            ) from None
+
+    def _start(self, binaries: Binaries, memory_bytes: int | None, lock: int) -> Postmaster:
+        """Start the postmaster, which inherits the server lock `lock`."""
         sockets = self._socket_folder()
         # PostgreSQL would believe a stale file if the process number in it is in use again, or not yet reaped.
         for stale in (self.data / "postmaster.pid", *sockets.glob(".s.PGSQL.*")):
@@ -112,9 +130,8 @@ class ClusterFolder:
         self._write(log, "")
         wait = ("-s", "-w", "-t", str(int(START_TIMEOUT_S)))
         files = ("-D", str(self.data), "-l", str(log))
-        outcome = self._server_program(
-            [*_limited(memory_bytes), binaries.path("pg_ctl"), "start", *wait, *files, "-o", f"-p {PORT}"]
-        )
+        command = [*_limited(memory_bytes), binaries.path("pg_ctl"), "start", *wait, *files, "-o", f"-p {PORT}"]
+        outcome = self._server_program(command, inherited=lock)
         postmaster = read_postmaster(self.data)
         if postmaster is None or not postmaster.ready:
             stop_postmaster(self.data, fast_stop_s=0)
@@ -123,22 +140,30 @@ class ClusterFolder:
         return postmaster
 
     def running(self) -> Postmaster | None:
-        """Return the postmaster if it runs and can be reached; one that cannot is stopped."""
+        """Return the postmaster if it runs and can be reached; one that cannot is stopped.
+
+        Raises:
+            ShadowUnavailableError: one that cannot be reached lives in another PID namespace.
+        """
         deadline = time.monotonic() + START_TIMEOUT_S
         while (postmaster := read_postmaster(self.data)) is not None:
-            socket = Path(postmaster.socket_folder) / f".s.PGSQL.{postmaster.port}"
-            if postmaster.ready and socket.exists():
+            if postmaster.ready and postmaster.socket.exists():
                 return postmaster
             # Ready and no socket: something cleaned /tmp. Not ready: its starter was killed, it may still come up.
-            if postmaster.ready or time.monotonic() > deadline:
+            if time.monotonic() > deadline or (postmaster.ready and not postmaster.elsewhere):
+                if postmaster.elsewhere:
+                    raise self._used_elsewhere()
                 stop_postmaster(self.data)
                 return None
             time.sleep(0.02)
         return None
 
     def ensure_watchdog(self, linger_s: float) -> None:
-        """Start a watchdog unless one lives."""
-        lock = watchdog.open_lock(self.path / watchdog.WATCHDOG_LOCK)
+        """Start a watchdog unless one lives in our PID namespace."""
+        own = self.path / watchdog.watchdog_lock()
+        for other in set(self.path.glob("watchdog*.lock")) - {own}:
+            _unlink_unused(other)
+        lock = watchdog.open_lock(own)
         try:
             if not watchdog.try_exclusive(lock):
                 return
@@ -170,6 +195,12 @@ class ClusterFolder:
         if self.secret() is None:
             return "has lost its secret.json: put it back, or delete the folder to begin anew"
         return None
+
+    def _used_elsewhere(self) -> ShadowUnavailableError:
+        return ShadowUnavailableError(
+            f"the {self.kind} cluster in {self.path} is used by a server in another container or PID namespace that "
+            "cannot be reached from here: stop that one, or set PLANPROOF_HOME to another folder"
+        )
 
     def _check_reachable(self) -> None:
         if any(sign in str(self.path) for sign in '"$`\\\n'):
@@ -242,8 +273,10 @@ class ClusterFolder:
         ours = process.info["uids"] is not None and process.info["uids"].real == self.account.uid
         return ours and title.startswith("postgres: ") and (parent is None or parent.name() != "postgres")
 
-    def _server_program(self, command: list[str | Path]) -> subprocess.CompletedProcess[str]:
-        """Run a program as the server's account and hand back what it said."""
+    def _server_program(
+        self, command: list[str | Path], *, inherited: int | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program as the server's account, with the descriptor `inherited`, and hand back what it said."""
         return subprocess.run(  # noqa: S603 - a program of ours, no shell
             command,
             stdin=subprocess.DEVNULL,
@@ -252,6 +285,7 @@ class ClusterFolder:
             errors="replace",
             check=False,
             timeout=2 * START_TIMEOUT_S,
+            pass_fds=() if inherited is None else (inherited,),
             env=_environment(),
             **self.account.popen_arguments(),
         )
@@ -280,14 +314,27 @@ def _environment() -> dict[str, str]:
 
 
 def _limited(memory_bytes: int | None) -> list[str | Path]:
-    """Return the beginning of a command that limits itself and all that it starts: core files, and address space.
+    """Return the beginning of a command that limits itself and all that it starts: core files, memory, largest file.
+
+    Parameters:
+        memory_bytes: of address space; None for a server that runs none of a user's SQL.
 
     The shell does it, because setting the limits of a running server takes a capability that root in a container lacks.
     """
     limits = "ulimit -c 0; "
     if memory_bytes is not None and sys.platform == "linux":
-        limits += f"ulimit -v {memory_bytes // 1024} && "
+        limits += f"ulimit -v {memory_bytes // 1024} && ulimit -f {_LARGEST_FILE_BYTES // 512} && "
     return ["/bin/sh", "-c", limits + 'exec "$@"', "sh"]
+
+
+def _unlink_unused(lock: Path) -> None:
+    """Delete a lock file that nobody holds."""
+    descriptor = watchdog.open_lock(lock)
+    try:
+        if watchdog.try_exclusive(descriptor):
+            lock.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
 
 
 def _make_private(folder: Path, owner: int, mode: int) -> None:

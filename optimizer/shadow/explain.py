@@ -22,6 +22,8 @@ from optimizer.shadow.port import Parameter
 MAX_PLAN_BYTES = 32_000_000
 _PLACEHOLDER = re.compile(r"\$\d")
 _PREPARED = "planproof_generic"
+#: Ends a transaction, and gives back what outlives one: locks that a function took for its session.
+_END = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()"
 _COUNT = "SELECT cardinality(parameter_types) FROM pg_catalog.pg_prepared_statements WHERE name = $1"
 
 
@@ -52,7 +54,7 @@ class Explainer:
             return self.explain_here(sql, parameters)
         finally:
             if not self.connection.broken:
-                self.connection.command("ROLLBACK")
+                self.connection.command(_END)
 
     def explain_here(self, sql: str, parameters: Sequence[Parameter] | None = None) -> Plan:
         """Plan one statement in the transaction that is open; parameters and errors as for `explain`."""
@@ -100,7 +102,7 @@ def execution_ms(connection: GuardedConnection, sql: str, parameters: Sequence[P
         return float(json.loads(result.get_value(0, 0) or b"")[0]["Execution Time"])
     finally:
         if not connection.broken:
-            connection.command("ROLLBACK")
+            connection.command(_END)
 
 
 def _begin(limit_ms: int) -> str:

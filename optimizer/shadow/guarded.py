@@ -5,7 +5,10 @@ A function can catch a cancellation, and change a timeout for what comes later; 
 
 from __future__ import annotations
 
+import array
+import fcntl
 import select
+import termios
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,10 +16,13 @@ from typing import Any
 import psycopg
 from psycopg import errors, pq
 
+from optimizer.clock import patience_s
 from optimizer.errors import ShadowUnavailableError, SqlError, TimeLimitError
 
 #: Seconds that a cancelled statement gets before its session is ended, and again before the connection is given up.
 CANCEL_GRACE_S = 1.0
+#: Most bytes of one answer that are read before the session is ended.
+MAX_ANSWER_BYTES = 100_000_000
 _OK = frozenset({pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK})
 _QUERY_CANCELED, _LOCK_NOT_AVAILABLE = "57014", "55P03"
 _AWAY = "the shadow's server went away while planning: try again"
@@ -45,6 +51,7 @@ class GuardedConnection:
         self.timeout_ms = timeout_ms
         self._setting = setting
         self._end_session = end_session
+        self._read = 0
 
     @property
     def broken(self) -> bool:
@@ -76,8 +83,48 @@ class GuardedConnection:
             raise self._translated(result, sql, len(head))
         return result
 
+    def run_each(self, statements: Sequence[str]) -> list[SqlError | None]:
+        """Run statements that users wrote, each a transaction of its own, all sent at once.
+
+        Returns: for each, why the server refused it; None when it ran.
+
+        Errors: `TimeLimitError`, `ShadowUnavailableError`, `SqlError` for an answer that is too long; then the session
+            is ended, so that none is still to be run.
+        """
+        low = self.connection.pgconn
+        self._read = 0
+        try:
+            low.enter_pipeline_mode()
+            for statement in statements:
+                low.send_query_params(statement.encode(), None)
+                low.pipeline_sync()
+            refusals = [self._refusal(statement) for statement in statements]
+            low.exit_pipeline_mode()
+        except psycopg.OperationalError as error:
+            self.connection.close()
+            raise ShadowUnavailableError(_AWAY) from error
+        except TimeLimitError:
+            if not self.broken:
+                self._end()
+            raise
+        return refusals
+
+    def _refusal(self, statement: str) -> SqlError | None:
+        """Take one statement's results: its own, the end of them, and the point where its transaction ends."""
+        result, _, end = self._result(), self._result(), self._result()
+        if result is None or end is None:
+            self.connection.close()
+            raise ShadowUnavailableError(_AWAY)
+        if result.status in _OK:
+            return None
+        refusal = self._translated(result, statement, 0)
+        if isinstance(refusal, SqlError):
+            return refusal
+        raise refusal
+
     def _roundtrip(self, send: Callable[[], None]) -> pq.abc.PGresult:
         """Send, and wait for the last result no longer than the limit and some."""
+        self._read = 0
         try:
             send()
             last = self._result()
@@ -92,11 +139,10 @@ class GuardedConnection:
         return last
 
     def _result(self) -> pq.abc.PGresult | None:
-        if not self._wait(self.timeout_ms / 1000 + CANCEL_GRACE_S):
+        if not self._wait(patience_s(self.timeout_ms / 1000) + CANCEL_GRACE_S):
             self.connection.cancel_safe(timeout=CANCEL_GRACE_S)
             if not self._wait(CANCEL_GRACE_S):
-                self._end_session(self.connection.pgconn.backend_pid)
-                self.connection.close()
+                self._end()
                 raise self._timed_out()
         return self.connection.pgconn.get_result()
 
@@ -113,7 +159,19 @@ class GuardedConnection:
             left_ms = (deadline - time.monotonic()) * 1000
             if left_ms <= 0 or not poll.poll(left_ms):
                 return False
+            waiting = array.array("i", [0])
+            fcntl.ioctl(low.socket, termios.FIONREAD, waiting)
+            self._read += waiting[0]
+            if self._read > MAX_ANSWER_BYTES:
+                self._end()
+                raise SqlError(f"the server's answer has more than {MAX_ANSWER_BYTES:,} bytes: simplify the statement")
             low.consume_input()
+
+    def _end(self) -> None:
+        """End the session, and give the connection up."""
+        process = self.connection.pgconn.backend_pid
+        self.connection.close()
+        self._end_session(process)
 
     def _translated(
         self, result: pq.abc.PGresult, sql: str, prefix: int

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, pq, sql
 
 from optimizer.candidate import IndexCandidate
 from optimizer.catalog import Catalog, Table
@@ -27,11 +27,14 @@ from optimizer.shadow.cluster import Cluster
 from optimizer.shadow.guarded import GuardedConnection
 from optimizer.shadow.pool import SPARE, PlanningDatabase
 from optimizer.shadow.port import HypotheticalIndex
+from optimizer.shadow.skeleton import BLOCK_BYTES
 from optimizer.shadow.storage import lay_out_index
 
 #: Only this method's pages are written by hand.
 METHOD = "btree"
 _MAX_PAGES = 2**31 - 1
+#: Blocks of the largest index that is made: a file stands for each GB, and statistics may state any number of rows.
+MAX_BLOCKS = 2**29
 #: Characters with which a candidate's name and its numbered forms surely begin alike.
 _BEGINNING = 8
 
@@ -88,6 +91,11 @@ class HypotheticalIndexes:
         #: True when indexes may be left over that we do not know of: the database must not be used again.
         self.tainted = False
 
+    @property
+    def candidates(self) -> tuple[IndexCandidate, ...]:
+        """What was asked for so far, in the order in which it was made or refused."""
+        return (*self._made, *self.refused)
+
     def create(self, candidates: Iterable[IndexCandidate]) -> dict[IndexCandidate, HypotheticalIndex]:
         """Make those that do not exist yet; one that is refused is left out, with the reason in `refused`.
 
@@ -118,6 +126,7 @@ class HypotheticalIndexes:
             self._database.superuser.execute(
                 "UPDATE pg_catalog.pg_index SET indisvalid = (indexrelid = ANY(%s)) WHERE indexrelid = ANY(%s)",
                 [list(wanted), list(changed)],
+                prepare=True,
             )
             self._shown = wanted
 
@@ -125,7 +134,7 @@ class HypotheticalIndexes:
         """Drop them, so that the database is as it was made."""
         if self._made:
             names = (sql.Identifier(c.schema, made.index.name) for c, made in self._made.items())
-            self._database.superuser.execute(sql.SQL("DROP INDEX {}").format(sql.SQL(", ").join(names)))
+            _drop(self._database.superuser, sql.SQL("DROP INDEX {}").format(sql.SQL(", ").join(names)))
         self._made.clear()
         self.refused.clear()
         self._shown = frozenset()
@@ -133,20 +142,22 @@ class HypotheticalIndexes:
     def _create(self, candidates: Sequence[IndexCandidate]) -> bool:
         """Make indexes; returns whether one was left behind that is not offered."""
         superuser = self._database.superuser
-        tables = {(c.schema, c.table) for c in candidates}
-        names = _names(superuser, candidates)
-        rows = table_rows(superuser, tables)
+        with superuser.pipeline():
+            taken = _taken(superuser, candidates)
+            found = table_rows(superuser, {(c.schema, c.table) for c in candidates})
+            names, rows = _names(candidates, taken.fetchall()), found.fetchall()
+        parts: list[_Part] = []
         with self._owner() as owner:
             swap_out(superuser, rows)
             try:
-                created = [c for c in candidates if self._created(c, names[c], owner)]
+                refusals = owner.run_each([c.ddl(names[c], concurrently=False) for c in candidates])
+                self.refused |= {c: str(r.args[0]) for c, r in zip(candidates, refusals, strict=True) if r is not None}
+                created = [c for c in candidates if c not in self.refused]
                 parts = _parts(superuser, [(c.schema, names[c]) for c in created])
-                superuser.execute(
-                    "UPDATE pg_catalog.pg_index SET indisvalid = false WHERE indexrelid = ANY(%s)",
-                    [[part.oid for part in parts]],
-                )
             finally:
-                swap_in(superuser, rows)
+                with superuser.pipeline():
+                    _hide(superuser, parts)
+                    swap_in(superuser, rows)
         left_over = False
         sized: list[tuple[_Part, IndexSize]] = []
         for candidate in created:
@@ -165,14 +176,6 @@ class HypotheticalIndexes:
             lay_out_index(self._cluster, self._database.oid, part.relfilenode, size)
         return left_over
 
-    def _created(self, candidate: IndexCandidate, name: str, owner: GuardedConnection) -> bool:
-        try:
-            owner.run("", candidate.ddl(name, concurrently=False))
-        except SqlError as error:
-            self.refused[candidate] = str(error.args[0])
-            return False
-        return True
-
     def _size(self, candidate: IndexCandidate, part: _Part) -> IndexSize:
         table: Table | None = self._catalog.tables.get(part.table)
         if table is None:  # a partition that the source's catalog does not tell of
@@ -180,10 +183,20 @@ class HypotheticalIndexes:
         rows = None
         if candidate.predicate is not None and table.rows > 0:
             rows = self._count_rows(table.qualified, candidate.predicate)
-        return estimate_index(candidate, table, self._catalog, rows=rows, key_types=part.key_types)
+        size = estimate_index(candidate, table, self._catalog, rows=rows, key_types=part.key_types)
+        if size.blocks > MAX_BLOCKS:
+            raise SqlError(f"the index would take more than {MAX_BLOCKS * BLOCK_BYTES >> 40} TB")
+        return size
 
 
-def table_rows(superuser: psycopg.Connection[Any], tables: Iterable[tuple[str, str]]) -> list[tuple[Any, ...]]:
+def _drop(superuser: psycopg.Connection[Any], command: sql.Composed) -> None:
+    """Run a DROP past psycopg, which would take it for a reason to forget all that it has prepared."""
+    result = superuser.pgconn.exec_(command.as_bytes(superuser))
+    if result.status != pq.ExecStatus.COMMAND_OK:
+        raise errors.error_from_result(result)
+
+
+def table_rows(superuser: psycopg.Connection[Any], tables: Iterable[tuple[str, str]]) -> psycopg.Cursor[Any]:
     """Read the catalog's rows of some tables and their partitions, to be put back as they were by `swap_in`."""
     schemas, names = zip(*tables, strict=True)
     return superuser.execute(
@@ -197,7 +210,8 @@ def table_rows(superuser: psycopg.Connection[Any], tables: Iterable[tuple[str, s
                  JOIN pg_class t ON t.relnamespace = n.oid AND t.relname = w.name
                  LEFT JOIN LATERAL pg_partition_tree(t.oid) p ON true)""",
         [list(schemas), list(names)],
-    ).fetchall()
+        prepare=True,
+    )
 
 
 def swap_out(superuser: psycopg.Connection[Any], rows: Sequence[tuple[Any, ...]]) -> None:
@@ -206,6 +220,7 @@ def swap_out(superuser: psycopg.Connection[Any], rows: Sequence[tuple[Any, ...]]
         "UPDATE pg_catalog.pg_class SET relfilenode = (SELECT s.relfilenode FROM pg_class s"
         " WHERE s.oid = %s::regclass) WHERE oid = ANY(%s)",
         [SPARE, [row[0] for row in rows]],
+        prepare=True,
     )
 
 
@@ -220,12 +235,21 @@ def swap_in(superuser: psycopg.Connection[Any], rows: Sequence[tuple[Any, ...]])
                w(oid, file, pages, tuples, visible, frozen)
          WHERE c.oid = w.oid""",
         [list(column) for column in zip(*rows, strict=True)] if rows else [[]] * 6,
+        prepare=True,
     )
 
 
-def _names(superuser: psycopg.Connection[Any], candidates: Sequence[IndexCandidate]) -> dict[IndexCandidate, str]:
-    """Choose a name for each candidate that no relation of its schema has."""
-    rows = superuser.execute(
+def _hide(superuser: psycopg.Connection[Any], parts: Sequence[_Part]) -> None:
+    superuser.execute(
+        "UPDATE pg_catalog.pg_index SET indisvalid = false WHERE indexrelid = ANY(%s)",
+        [[part.oid for part in parts]],
+        prepare=True,
+    )
+
+
+def _taken(superuser: psycopg.Connection[Any], candidates: Sequence[IndexCandidate]) -> psycopg.Cursor[Any]:
+    """Ask for the schemas and names of relations that candidates could clash with."""
+    return superuser.execute(
         """
         SELECT n.nspname::text, c.relname::text
           FROM pg_class c
@@ -233,8 +257,13 @@ def _names(superuser: psycopg.Connection[Any], candidates: Sequence[IndexCandida
          WHERE n.nspname = ANY(%s)
            AND EXISTS (SELECT FROM unnest(%s::text[]) beginning WHERE starts_with(c.relname::text, beginning))""",
         [[c.schema for c in candidates], [c.name[:_BEGINNING] for c in candidates]],
-    ).fetchall()
-    taken = {(schema, name) for schema, name in rows}
+        prepare=True,
+    )
+
+
+def _names(candidates: Sequence[IndexCandidate], relations: Iterable[tuple[str, str]]) -> dict[IndexCandidate, str]:
+    """Choose a name for each candidate that no relation of its schema has."""
+    taken = set(relations)
     chosen = {}
     for candidate in candidates:
         name = free_name(candidate, {name for schema, name in taken if schema == candidate.schema})
@@ -261,6 +290,7 @@ def _parts(superuser: psycopg.Connection[Any], names: Sequence[tuple[str, str]])
           JOIN pg_namespace n ON n.oid = t.relnamespace
          ORDER BY c.oid""",
         [[schema for schema, _ in names], [name for _, name in names]],
+        prepare=True,
     ).fetchall()
     return [_Part((row[0], row[1]), row[2], row[3], (row[4], row[5]), tuple(row[6])) for row in rows]
 
@@ -275,4 +305,5 @@ def _set_sizes(superuser: psycopg.Connection[Any], sizes: Sequence[tuple[_Part, 
             [min(size.blocks, _MAX_PAGES) for _, size in sizes],
             [size.tuples for _, size in sizes],
         ],
+        prepare=True,
     )

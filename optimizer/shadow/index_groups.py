@@ -85,11 +85,12 @@ def together(parts: Sequence[KeyValues]) -> KeyValues:
     """Return the values of several columns together, taken as independent."""
     if any(p.unique for p in parts):
         return KeyValues((), unique=True)
-    classes: tuple[ValueClass, ...] = (ValueClass(1.0, 1.0),)
-    for part in parts:
+    classes: tuple[ValueClass, ...] = ()
+    for number, part in enumerate(parts):
         few = _merged(part.classes)
-        classes = _merged(ValueClass(a.count * b.count, a.share * b.share) for a in classes for b in few)
-    return KeyValues(classes)
+        found = [ValueClass(a.count * b.count, a.share * b.share) for a in classes for b in few] if number else few
+        classes = _merged(found)
+    return KeyValues(classes if parts else (ValueClass(1.0, 1.0),))
 
 
 def _latent(rest: float, distinct: float, rows: float) -> ValueClass:
@@ -110,7 +111,7 @@ def _latent(rest: float, distinct: float, rows: float) -> ValueClass:
 
 
 def _merged(classes: Iterable[ValueClass]) -> tuple[ValueClass, ...]:
-    """Merge classes of like share until few are left."""
+    """Merge classes of like share until few are left; the most common come first."""
     ordered = sorted(classes, key=lambda c: -c.share)
     if len(ordered) <= _MOST_CLASSES:
         return tuple(ordered)

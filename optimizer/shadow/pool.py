@@ -15,16 +15,18 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
 
+from optimizer.clock import patience_s
 from optimizer.errors import ShadowUnavailableError
 from optimizer.shadow.cluster import Cluster
 from optimizer.shadow.planner_settings import apply_settings
+from optimizer.shadow.room import check_room
 from optimizer.shadow.storage import Layout, apply_shape
 from optimizer.shadow.template import (
     digest,
@@ -39,11 +41,15 @@ from optimizer.shadow.template import (
 )
 
 #: Copies of one template that are kept; when all are in use, a session waits, and then gets one more.
-MAX_COPIES = 8
+MAX_COPIES = 16
 PATIENCE_S = 3.0
 #: Most copies that are ever in use at once, and how long a session waits when they are.
-HARD_LIMIT = 24
+HARD_LIMIT = 48
 WAIT_S = 30.0
+#: How long it waits for others to choose theirs, or to make them.
+CHOOSING_S = 60.0
+#: Copies of all templates together, beyond which those that nobody uses make room for new ones: some 8 MB each.
+MAX_ALL = 48
 _POLL_S = 0.05
 PREFIX = "plan_"
 #: Our schema inside a planning database; hidden from the planning login.
@@ -96,14 +102,14 @@ def acquire(cluster: Cluster, template: Template) -> PlanningDatabase:
 
     Errors: `ShadowUnavailableError`.
     """
-    start = time.monotonic()
+    start, wait_s = time.monotonic(), patience_s(WAIT_S)
     with cluster.connect() as admin:
         while True:
             waited = time.monotonic() - start
             leased = _lease(cluster, admin, template, MAX_COPIES if waited < PATIENCE_S else HARD_LIMIT)
             if leased is not None:
                 return leased
-            if waited > WAIT_S:
+            if waited > wait_s:
                 raise ShadowUnavailableError(
                     f"all {HARD_LIMIT} planning databases of this shadow are in use: try again, or ask less at once"
                 )
@@ -125,7 +131,9 @@ def _lease(cluster: Cluster, admin: psycopg.Connection[Any], template: Template,
             _drop(admin, name)
         if in_use >= limit:
             return None
-        _sweep_others(admin, template.prefix)
+        _sweep_others(cluster, admin, template.prefix)
+        _make_room(admin, template.prefix)
+        check_room(cluster.home)
         return _make(cluster, admin, template)
 
 
@@ -147,7 +155,7 @@ def _is_current(facts: Mapping[str, Any], template: Template, cluster: Cluster) 
 
 def _try(cluster: Cluster, template: Template, name: str, oid: int, indexes: int) -> PlanningDatabase | None:
     """Lease a free copy unless something is left in it."""
-    superuser = superuser_connection(cluster, name)
+    superuser = _superuser(cluster, name)
     try:
         superuser.execute("SELECT pg_advisory_lock(%s)", [_LEASE_KEY])  # free: only we may choose now
         # A killed holder's sessions may still be planning.
@@ -192,7 +200,7 @@ def _make(cluster: Cluster, admin: psycopg.Connection[Any], template: Template) 
         raise ShadowUnavailableError(f"a planning database cannot be made: {reason(error)}") from error
     if template.layout is not None:
         apply_shape(cluster, oid, template.layout)  # before anyone connects: none of its pages is in a buffer yet
-    superuser = superuser_connection(cluster, name)
+    superuser = _superuser(cluster, name)
     superuser.execute("SELECT pg_advisory_lock(%s)", [_LEASE_KEY])
     superuser.execute(f"CREATE SCHEMA {PRIVATE_SCHEMA}")
     superuser.execute(f"CREATE TABLE {SPARE} ()")
@@ -202,10 +210,15 @@ def _make(cluster: Cluster, admin: psycopg.Connection[Any], template: Template) 
     return PlanningDatabase(name, oid, template, superuser)
 
 
+def _superuser(cluster: Cluster, name: str) -> psycopg.Connection[Any]:
+    """Connect for the few statements on catalogs that every request repeats: each is planned once."""
+    return superuser_connection(cluster, name, "-c plan_cache_mode=force_generic_plan")
+
+
 def sweep(cluster: Cluster) -> None:
     """Drop all copies, of any template, that nobody uses and nobody could."""
     with cluster.connect() as admin:
-        _sweep_others(admin, "")
+        _sweep_others(cluster, admin, "")
 
 
 def drop_copies(cluster: Cluster, database: str) -> None:
@@ -217,17 +230,42 @@ def drop_copies(cluster: Cluster, database: str) -> None:
                 _drop(admin, name)
 
 
-def _sweep_others(admin: psycopg.Connection[Any], ours: str) -> None:
-    """Drop copies whose template is gone, and roles whose databases are."""
+def _sweep_others(cluster: Cluster, admin: psycopg.Connection[Any], ours: str) -> None:
+    """Drop copies whose template is gone, those of a former start of the server, and roles whose databases are gone."""
     templates = {row[0] for row in admin.execute("SELECT datname::text FROM pg_database").fetchall()}
+
+    def useless(comment: str | None) -> bool:
+        facts = facts_of(comment)
+        return facts.get("template") not in templates or facts.get("generation") != cluster.generation
+
     for name, _, comment, busy in _copies(admin, PREFIX):
-        orphan = facts_of(comment).get("template") not in templates
-        if orphan and not busy and not (ours and name.startswith(ours)):
-            # Without a comment it may be one that another process is making: that one holds this lock.
-            with _choosing(admin, name[: name.rindex("_") + 1], wait=False) as mine:
-                if mine:
-                    _drop(admin, name)
+        if not busy and useless(comment) and not (ours and name.startswith(ours)):
+            _drop_free(admin, name, useless)
     sweep_roles(admin)
+
+
+def _make_room(admin: psycopg.Connection[Any], ours: str) -> None:
+    """Drop free copies of other templates, the oldest first, as long as there are too many in all."""
+    copies = sorted(_copies(admin, PREFIX), key=lambda copy: copy[1])
+    surplus = len(copies) + 1 - MAX_ALL
+    for name, _, _, busy in copies:
+        if surplus > 0 and not busy and not name.startswith(ours):
+            surplus -= _drop_free(admin, name, lambda _: True)
+
+
+def _drop_free(admin: psycopg.Connection[Any], name: str, doomed: Callable[[str | None], bool]) -> bool:
+    """Drop another template's copy if it is free and its comment says that it should go; returns whether it did.
+
+    Until the lock is held, another process may be finishing it, or taking it: what was seen before does not count.
+    """
+    with _choosing(admin, prefix := name[: name.rindex("_") + 1], wait=False) as mine:
+        if not mine:
+            return False
+        for other, _, comment, busy in _copies(admin, prefix):
+            if other == name and not busy and doomed(comment):
+                _drop(admin, name)
+                return True
+    return False
 
 
 def _drop(admin: psycopg.Connection[Any], name: str) -> None:
@@ -238,12 +276,23 @@ def _drop(admin: psycopg.Connection[Any], name: str) -> None:
     drop_role(admin, name)
 
 
+def _wait_for(admin: psycopg.Connection[Any], key: int) -> None:
+    limit_ms = max(1, int(patience_s(CHOOSING_S) * 1000))
+    admin.execute("SELECT set_config('lock_timeout', %s, false)", [f"{limit_ms}ms"])
+    try:
+        admin.execute("SELECT pg_advisory_lock(%s)", [key])
+    except psycopg.errors.LockNotAvailable:
+        raise ShadowUnavailableError("others are still making planning databases of this shadow: try again") from None
+    finally:
+        admin.execute("SELECT set_config('lock_timeout', '0', false)")
+
+
 @contextlib.contextmanager
 def _choosing(admin: psycopg.Connection[Any], prefix: str, *, wait: bool = True) -> Iterator[bool]:
     """Hold the lock under which the copies of one template are made, chosen and dropped; says whether we have it."""
     key = int(prefix.removeprefix(PREFIX).rstrip("_") or "0", 16)
     if wait:
-        admin.execute("SELECT pg_advisory_lock(%s)", [key])
+        _wait_for(admin, key)
         mine = True
     else:
         ((mine,),) = admin.execute("SELECT pg_try_advisory_lock(%s)", [key]).fetchall()

@@ -5,6 +5,7 @@
     <root>/NAME/REVISION/schema.sql    what the database is made from, again and again where need be
                         /...           what else the kind keeps: statistics, sizes, the catalog
     <root>/.locks/NAME                 held by whoever adds, refreshes or drops that shadow
+    <root>/.locks/NAME.used            held, together with others, by whoever uses it and wants it to stay
 
 The embedded server holds copies only: a cluster that is lost is made anew from these files.
 """
@@ -12,6 +13,7 @@ The embedded server holds copies only: a cluster that is lost is made anew from 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -22,6 +24,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from optimizer.clock import patience_s
 from optimizer.errors import InputError, ShadowUnavailableError, UnknownShadowError
 from optimizer.shadow import watchdog
 from optimizer.shadow.port import ShadowKind
@@ -62,11 +65,15 @@ class ShadowRecord:
     def read(self, file: str) -> str:
         """Return the text of one of the revision's files.
 
-        Errors: `InputError` when it is gone or damaged.
+        Errors: `InputError` when it is gone or damaged; `ShadowUnavailableError` when the whole revision is gone.
         """
         try:
             return (self.folder / file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
+            if not self.folder.is_dir():
+                raise ShadowUnavailableError(
+                    f"the shadow {self.name!r} was refreshed or dropped meanwhile: try again"
+                ) from None
             raise _damaged(self.name, f"{file}: {_reason(error)}") from error
 
 
@@ -162,23 +169,51 @@ class Registry:
         # The record goes first: whatever happens next, no reader finds half a shadow.
         (path / "record.json").unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
+        self._forget_locks(name)
 
     @contextlib.contextmanager
     def lock(self, name: str, *, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
         """Keep all other processes and threads from changing one shadow.
 
-        Errors: `ShadowUnavailableError` when another keeps it longer than `timeout_s`.
+        Errors: `ShadowUnavailableError` when another keeps it longer than `timeout_s`, or than the request may take.
         """
         check_name(name)
         locks = self._private(self.root / _LOCKS)
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(watchdog.locked(locks / name, timeout_s=timeout_s))
+                stack.enter_context(watchdog.locked(locks / name, timeout_s=patience_s(timeout_s)))
             except TimeoutError:
                 raise ShadowUnavailableError(
                     f"the shadow {name!r} is being changed by another process: try again when that is done"
                 ) from None
+            try:
+                yield
+            finally:
+                if not (self.root / name).is_dir():
+                    self._forget_locks(name)
+
+    @contextlib.contextmanager
+    def using(self, name: str) -> Iterator[None]:
+        """Keep a shadow from being dropped to make room, however this process ends. Begin it while holding `lock`."""
+        descriptor = watchdog.open_lock(self._private(self.root / _LOCKS) / f"{name}.used")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
             yield
+        finally:
+            os.close(descriptor)
+
+    def in_use(self, name: str) -> bool:
+        """Whether any process is inside `using`. Hold `lock`, so that nobody can begin."""
+        descriptor = watchdog.open_lock(self._private(self.root / _LOCKS) / f"{name}.used")
+        try:
+            return not watchdog.try_exclusive(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _forget_locks(self, name: str) -> None:
+        """Delete the lock files of a shadow that is gone. Whoever waits for one sees that, and makes it anew."""
+        for lock in (f"{name}.used", name):
+            (self.root / _LOCKS / lock).unlink(missing_ok=True)
 
     def _private(self, folder: Path) -> Path:
         """Make a folder below the root that only this user may enter, and the root likewise."""

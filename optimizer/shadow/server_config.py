@@ -46,7 +46,9 @@ _COMMON: Final = {
     "dynamic_shared_memory_type": "mmap",
     # Three worker processes fewer per cluster; nothing here is bound by reading.
     "io_method": "sync",
-    "max_connections": "100",
+    # Some ten server processes: each keeps up to 14 (idle planning sessions hold two, free scratch databases one, and
+    # two of its own), and a request takes up to 5 more. Beyond that connections are refused for a while, then 503.
+    "max_connections": "250",
     # A statement that touches every table of a large schema locks them all.
     "max_locks_per_transaction": "256",
     "shared_buffers": "64MB",
@@ -55,7 +57,11 @@ _COMMON: Final = {
     "max_wal_senders": "0",
     "max_logical_replication_workers": "0",
     "wal_level": "minimal",
+    # All databases share the queue: 512 kB instead of 8 GB for a session that listens and never reads.
+    "max_notify_queue_pages": "64",
 }
+
+_SCRAM_ITERATIONS: Final = "1"
 
 # A crash of the machine costs a disposable cluster, and a commit costs nothing.
 _DISPOSABLE: Final = {
@@ -63,6 +69,9 @@ _DISPOSABLE: Final = {
     "synchronous_commit": "off",
     "full_page_writes": "off",
     "autovacuum": "off",
+    # Logins are many and short. Iterations slow down the guessing of passwords; ours are 256 random bits, or an HMAC
+    # under such a key, which nobody guesses at any speed.
+    "scram_iterations": _SCRAM_ITERATIONS,
 }
 
 _OWN: Final = MappingProxyType(
@@ -74,6 +83,8 @@ _OWN: Final = MappingProxyType(
             "restart_after_crash": "off",
             # New files are synced, not logged, so no log record can undo a hand-written page later.
             "wal_skip_threshold": "0",
+            # Functions that run at plan time may sort and hash.
+            "temp_file_limit": "512MB",
         },
         ClusterKind.SCRATCH: _DISPOSABLE
         | {
@@ -114,7 +125,7 @@ def initdb_arguments(kind: ClusterKind) -> tuple[tuple[str, ...], ...]:
     common = [f"--username={SUPERUSER}", "--encoding=UTF8", "--auth-local=scram-sha-256", "--auth-host=reject"]
     common += ["--text-search-config=pg_catalog.english", "--no-instructions"]
     if kind.disposable:
-        common += ["--no-data-checksums", "--no-sync"]
+        common += ["--no-data-checksums", "--no-sync", f"--set=scram_iterations={_SCRAM_ITERATIONS}"]
     builtin = (*common, "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
     if kind is not ClusterKind.HOLLOW:
         return (builtin,)

@@ -20,6 +20,8 @@ CONNECT_TIMEOUT_S = 10
 DUMP_TIMEOUT_S = 1800.0
 #: How long pg_dump may wait for a table that somebody has locked exclusively.
 _LOCK_WAIT = "10s"
+#: Neither libpq's complaint nor where the server is; both go to whoever runs planproof.
+_PUBLIC = "the server that the shadow stands for cannot be reached or refuses planproof: its operator's log says why"
 _DUMP_OPTIONS = (
     "--no-owner",
     "--no-privileges",
@@ -65,7 +67,7 @@ def connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
         with connection:
             yield connection
     except psycopg.OperationalError as error:
-        raise ShadowUnavailableError(f"reading {origin_of(dsn)} failed: {last_line(error)}") from error
+        raise ShadowUnavailableError(f"reading {origin_of(dsn)} failed: {last_line(error)}", public=_PUBLIC) from error
     except psycopg.Error as error:
         raise InputError(f"reading {origin_of(dsn)} failed: {last_line(error)}") from error
 
@@ -87,7 +89,8 @@ def connect(dsn: str, **options: str) -> psycopg.Connection[Any]:
         connection = psycopg.connect(dsn, autocommit=True, **parameters)  # type: ignore[arg-type]
     except psycopg.Error as error:
         raise ShadowUnavailableError(
-            f"cannot connect to {origin}: {last_line(error)}: check host, port, database, user and password"
+            f"cannot connect to {origin}: {last_line(error)}: check host, port, database, user and password",
+            public=_PUBLIC,
         ) from None  # the cause may quote the connection string
     if connection.info.server_version < OLDEST_VERSION_NUM:
         version = connection.info.parameter_status("server_version")
@@ -126,7 +129,7 @@ def dump(binaries: Binaries, connection: psycopg.Connection[Any], *, statistics:
         raise ShadowUnavailableError(f"pg_dump cannot be run: {error.strerror}") from error
     if outcome.returncode != 0:
         complaint = _complaint(outcome.stderr.decode(errors="replace"))
-        raise ShadowUnavailableError(f"pg_dump could not read {origin_of(target)}: {complaint}")
+        raise ShadowUnavailableError(f"pg_dump could not read {origin_of(target)}: {complaint}", public=_PUBLIC)
     return outcome.stdout.decode("utf-8", errors="replace")
 
 

@@ -9,8 +9,13 @@ from psycopg.rows import tuple_row
 
 from optimizer.candidate import IndexCandidate
 from optimizer.catalog import Catalog, Index
+from optimizer.errors import InputError
 from optimizer.shadow.btree_size import IndexSize, estimate_index, height_of_blocks
 from optimizer.shadow.shape import RelationShape, Shape
+from optimizer.shadow.skeleton import BLOCK_BYTES
+
+#: Blocks of all relations together. A file stands for each GB of them, and a few words of SQL can state any number.
+MAX_BLOCKS: Final = 2**30
 
 _RELATIONS: Final[LiteralString] = """
     SELECT n.nspname::text, c.relname::text,
@@ -37,7 +42,7 @@ def shape_from_statistics(connection: psycopg.Connection[Any], catalog: Catalog)
         connection: to the database, of any role.
         catalog: of the same database.
 
-    Errors: `psycopg.Error`.
+    Errors: `psycopg.Error`; `InputError` for sizes beyond all reason.
     """
     with connection.cursor(row_factory=tuple_row) as cursor:
         rows = cursor.execute(_RELATIONS).fetchall()
@@ -51,6 +56,12 @@ def shape_from_statistics(connection: psycopg.Connection[Any], catalog: Catalog)
             blocks = size.blocks if size is not None else max(pages, 1)
             height = size.height if size is not None else height_of_blocks(blocks, _key_bytes(index, catalog))
         relations.append(RelationShape(schema, name, kind, blocks, tuples, pages, visible, method, height))
+    total = sum(relation.blocks for relation in relations)
+    if not total <= MAX_BLOCKS:  # an absurd number of rows may even be none
+        raise InputError(
+            f"the statistics state sizes of {total * BLOCK_BYTES / 2**40:.0f} TB, and a shadow made from files may "
+            f"have {MAX_BLOCKS * BLOCK_BYTES >> 40}: state less"
+        )
     return Shape(catalog.server_version_num, tuple(relations))
 
 

@@ -16,9 +16,11 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from optimizer.clock import patience_s
 from optimizer.errors import ShadowUnavailableError
 from optimizer.shadow.cluster import Cluster
 from optimizer.shadow.locale import Locale, creation_clauses
+from optimizer.shadow.seclusion import NOTES, hide
 
 #: Prefix of the comments on our databases, followed by JSON.
 COMMENT_PREFIX = "planproof "
@@ -51,15 +53,33 @@ def reason(error: psycopg.Error) -> str:
     return error.diag.message_primary or next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-def superuser_connection(cluster: Cluster, database: str) -> psycopg.Connection[Any]:
+@contextmanager
+def server_errors(doing: str) -> Iterator[None]:
+    """Turn what psycopg raises for our own statements into an error for users.
+
+    Parameters:
+        doing: what the embedded server failed at, such as `planning`.
+
+    Errors: `ShadowUnavailableError`.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        raise ShadowUnavailableError(f"the embedded server failed while {doing}: {reason(error)}") from error
+
+
+def superuser_connection(cluster: Cluster, database: str, options: str = "") -> psycopg.Connection[Any]:
     """Connect as the superuser to a database that holds users' objects.
 
     Its search path is PostgreSQL's own schema alone: a function or an operator of a user's, made to fit the arguments
     of ours better than PostgreSQL's own, would otherwise run with all rights.
 
+    Parameters:
+        options: further settings of the session, as libpq's `options` wants them.
+
     Errors: `ShadowUnavailableError`.
     """
-    return cluster.connect(database, options="-c search_path=pg_catalog")
+    return cluster.connect(database, options=f"-c search_path=pg_catalog {options}")
 
 
 @contextmanager
@@ -88,7 +108,8 @@ def new_template(
         )
     with superuser_connection(cluster, database) as superuser:
         superuser.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(sql.Identifier(owner)))
-        limit = f"-c statement_timeout={int(STATEMENT_TIMEOUT_S * 1000)}"
+        hide(superuser, NOTES)
+        limit = f"-c statement_timeout={max(1, int(patience_s(STATEMENT_TIMEOUT_S) * 1000))}"
         with cluster.connect(database, owner, options=limit) as connection:
             yield connection, superuser
 
@@ -181,10 +202,12 @@ def sweep_roles(admin: psycopg.Connection[Any]) -> None:
     ((mine,),) = admin.execute("SELECT pg_try_advisory_lock(%s)", [_ROLES_KEY]).fetchall()
     if not mine:
         return
+    # In this order: a copy's role is made after the copy, so one that is seen without its copy has lost it.
+    roles = [row[0] for row in admin.execute("SELECT rolname::text FROM pg_roles WHERE rolname ~ %s", [_ROLE_NAME])]
     databases = [row[0] for row in admin.execute("SELECT datname::text FROM pg_database").fetchall()]
     # A copy is named after its template's digest, as the template's roles are.
     kept = {digest(name) for name in databases} | {name.split("_")[1] for name in databases if name.count("_") == 2}
-    for (role,) in admin.execute("SELECT rolname::text FROM pg_roles WHERE rolname ~ %s", [_ROLE_NAME]).fetchall():
+    for role in roles:
         if role not in databases and not (role.split("_")[1] in kept and not role.startswith("plan_")):
             drop_role(admin, role)
     admin.execute("SELECT pg_advisory_unlock(%s)", [_ROLES_KEY])
@@ -196,3 +219,6 @@ def drop_role(admin: psycopg.Connection[Any], role: str) -> None:
         admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
     except psycopg.errors.DependentObjectsStillExist:
         return
+    except psycopg.errors.InternalError_ as error:  # the server's word for two who drop one role at the same time
+        if "concurrently" not in str(error):
+            raise

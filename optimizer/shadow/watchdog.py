@@ -8,6 +8,10 @@ few megabytes: this file imports the standard library only, and `cluster.py` imp
 
 Whoever decides something (start, stop, "nobody needs me") holds the start lock while deciding and acting. That is the
 whole protocol: no decision can be taken on a state that another one is changing.
+
+Containers that share a data folder do not see each other's processes, and a process number means another process in
+each. So the postmaster and all its sessions hold the server lock, which they inherit: file locks reach across
+containers. The file says in which PID namespace they live; a server in another one is used, and never signalled.
 """
 
 from __future__ import annotations
@@ -17,14 +21,15 @@ import contextlib
 import fcntl
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 START_LOCK = "start.lock"
 LEASE = "lease.lock"
-WATCHDOG_LOCK = "watchdog.lock"
+SERVER_LOCK = "server.lock"
 LOG = "server.log"
 LOG_LIMIT_BYTES = 10_000_000
 FAST_STOP_S = 30.0
@@ -41,6 +46,7 @@ class Postmaster:
         port: names the socket file; nothing listens on TCP.
         socket_folder: where the socket is.
         ready: whether it accepts connections.
+        elsewhere: whether it lives in another PID namespace, so that its process id means nothing here.
     """
 
     pid: int
@@ -48,11 +54,17 @@ class Postmaster:
     port: int
     socket_folder: str
     ready: bool
+    elsewhere: bool
 
     @property
     def generation(self) -> str:
         """A text that changes at every start of the postmaster."""
         return f"{self.started}-{self.pid}"
+
+    @property
+    def socket(self) -> Path:
+        """The file of its socket."""
+        return Path(self.socket_folder) / f".s.PGSQL.{self.port}"
 
 
 def read_postmaster(data: Path) -> Postmaster | None:
@@ -65,11 +77,66 @@ def read_postmaster(data: Path) -> Postmaster | None:
         pid = int(lines[0])
     except (OSError, ValueError, IndexError):
         return None
-    if not _is_postmaster(pid, data):
+    elsewhere = runs_elsewhere(data.parent)
+    if not elsewhere and not _is_postmaster(pid, data):
         return None
     with contextlib.suppress(ValueError, IndexError):
-        return Postmaster(pid, int(lines[2]), int(lines[3]), lines[4], lines[7].strip() == "ready")
-    return Postmaster(pid, 0, 0, "", ready=False)
+        ready = lines[7].strip() == "ready"
+        postmaster = Postmaster(pid, int(lines[2]), int(lines[3]), lines[4], ready, elsewhere)
+        # Of a server elsewhere only the lock is seen, which its sessions hold a moment longer than it lives.
+        return replace(postmaster, ready=ready and _listens(postmaster.socket)) if elsewhere else postmaster
+    return Postmaster(pid, 0, 0, "", ready=False, elsewhere=elsewhere)
+
+
+def pid_namespace() -> str:
+    """Return what tells this process's PID namespace from others: the number of its inode; "" where there are none."""
+    try:
+        return str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:
+        return ""
+
+
+def runs_elsewhere(folder: Path) -> bool:
+    """Tell whether the cluster in `folder` has a living server process in another PID namespace than ours."""
+    try:
+        descriptor = os.open(folder / SERVER_LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(descriptor, 64, 0).decode("ascii", "replace") != pid_namespace()
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@contextlib.contextmanager
+def server_lock(folder: Path, *, timeout_s: float) -> Iterator[int]:
+    """Hold the server lock of the cluster in `folder`, and yield its descriptor, for the server to inherit.
+
+    Parameters:
+        folder: the cluster's folder.
+        timeout_s: how long to wait, in seconds, for the last sessions of a dead server.
+
+    Raises:
+        TimeoutError: a server process lives.
+    """
+    with locked(folder / SERVER_LOCK, timeout_s=timeout_s) as descriptor:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, pid_namespace().encode(), 0)
+        yield descriptor
+
+
+def watchdog_lock() -> str:
+    """Return the name of the watchdog's lock file. A watchdog serves its own PID namespace."""
+    return f"watchdog-{pid_namespace()}.lock"
+
+
+def _listens(path: Path) -> bool:
+    """Tell whether a process listens on the socket `path`."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 def _is_postmaster(pid: int, data: Path) -> bool:
@@ -87,8 +154,10 @@ def _is_postmaster(pid: int, data: Path) -> bool:
         # A dead postmaster that nobody has reaped still has a number (containers without an init process).
         if process.joinpath("stat").read_text(errors="replace").rpartition(")")[2].split()[0] in "ZX":
             return False
-        # Its arguments are open to all; its working folder is closed even to root in a usual container.
-        return os.fsencode(data.resolve()) in process.joinpath("cmdline").read_bytes().split(b"\0")
+        # Its arguments are open to all; its working folder is closed even to root in a usual container. Our watchdog
+        # has the data folder among its arguments too.
+        program, *arguments = process.joinpath("cmdline").read_bytes().split(b"\0")
+        return program.endswith(b"/postgres") and os.fsencode(data.resolve()) in arguments
     except FileNotFoundError:
         return not Path("/proc/self").exists()  # no /proc on this system: believe the signal
     except (OSError, IndexError):
@@ -102,12 +171,14 @@ def stop_postmaster(data: Path, *, fast_stop_s: float = FAST_STOP_S) -> bool:
         data: the data folder.
         fast_stop_s: seconds given to a clean stop (open sessions are ended, data written) before it is made to quit.
 
-    Returns: whether it is gone.
+    Returns: whether it is gone; never so for one that lives in another PID namespace.
     """
     for number, patience_s in ((signal.SIGINT, fast_stop_s), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 5.0)):
         postmaster = read_postmaster(data)
         if postmaster is None:
             return True
+        if postmaster.elsewhere:
+            return False
         with contextlib.suppress(ProcessLookupError):
             os.kill(postmaster.pid, number)
         deadline = time.monotonic() + patience_s
@@ -124,8 +195,8 @@ def open_lock(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, timeout_s: float | None = None) -> Iterator[None]:
-    """Hold the exclusive lock on `path`.
+def locked(path: Path, *, timeout_s: float | None = None) -> Iterator[int]:
+    """Hold the exclusive lock on `path`, and yield its descriptor.
 
     Parameters:
         path: the lock file.
@@ -134,19 +205,33 @@ def locked(path: Path, *, timeout_s: float | None = None) -> Iterator[None]:
     Raises:
         TimeoutError: somebody else kept it.
     """
-    descriptor = open_lock(path)
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    descriptor = _acquired(path, deadline)
     try:
-        if timeout_s is None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        else:
-            deadline = time.monotonic() + timeout_s
-            while not try_exclusive(descriptor):
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"{path} stayed locked for {timeout_s:g} s")
-                time.sleep(_POLL_S)
-        yield
+        # Whoever held it may have deleted the file meanwhile: then this lock guards nothing any more.
+        while not _same_file(descriptor, path):
+            stale, descriptor = descriptor, _acquired(path, deadline)
+            os.close(stale)
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _acquired(path: Path, deadline: float | None) -> int:
+    """Open a lock file and take the exclusive lock on it before a moment of the monotonic clock."""
+    descriptor = open_lock(path)
+    try:
+        if deadline is None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            return descriptor
+        while not try_exclusive(descriptor):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{path} stayed locked")
+            time.sleep(_POLL_S)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def try_exclusive(descriptor: int) -> bool:
@@ -180,10 +265,11 @@ def watch(folder: Path, data: Path, linger_s: float, lock: int) -> None:
     idle_since: float | None = None
     while True:
         time.sleep(poll_s)
-        if not _same_file(lock, folder / WATCHDOG_LOCK):
+        if not _same_file(lock, folder / watchdog_lock()):
             return  # the folder was deleted, and perhaps made anew with a watchdog of its own
         with locked(folder / START_LOCK):
-            if read_postmaster(data) is None:
+            postmaster = read_postmaster(data)
+            if postmaster is None or postmaster.elsewhere:
                 os.close(lock)  # while nobody can start a server that would count on us
                 return
             _cap_log(folder / LOG)

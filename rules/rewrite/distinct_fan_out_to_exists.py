@@ -10,6 +10,7 @@ from sqlglot import exp
 
 from optimizer.catalog import Catalog
 from optimizer.matching import conjunction, conjuncts, has_aggregate, where_conjuncts
+from optimizer.rewriting.resolved import ResolvedStatement
 from optimizer.rewriting.uniqueness import is_star, output_places, sources_in, star_sources, tells_rows_apart
 from optimizer.rule import Match, RewriteRule, copied
 from optimizer.scope import Scope, Source, own_nodes, scopes
@@ -64,7 +65,7 @@ class DistinctFanOutToExists(RewriteRule):
     name: ClassVar[str] = "distinct-fan-out-to-exists"
 
     def match(self, tree: exp.Expr, catalog: Catalog) -> Iterator[Match]:
-        all_scopes = scopes(tree, catalog)
+        all_scopes = ResolvedStatement.of(tree, catalog).scopes
         found = [scope.select for scope in all_scopes if _parts(scope, all_scopes) is not None]
         if found:
             yield Match(tree, tuple(found))

@@ -9,9 +9,10 @@ from sqlglot import exp
 
 from optimizer.catalog import Catalog
 from optimizer.matching import has_aggregate
+from optimizer.rewriting.resolved import ResolvedStatement
 from optimizer.rewriting.uniqueness import output_places, tells_rows_apart
 from optimizer.rule import Match, RewriteRule, copied
-from optimizer.scope import Scope, scopes
+from optimizer.scope import Scope
 
 
 class DistinctOnKey(RewriteRule):
@@ -47,7 +48,7 @@ class DistinctOnKey(RewriteRule):
     name: ClassVar[str] = "distinct-on-key"
 
     def match(self, tree: exp.Expr, catalog: Catalog) -> Iterator[Match]:
-        found = [scope.select for scope in scopes(tree, catalog) if _needless(scope)]
+        found = [scope.select for scope in ResolvedStatement.of(tree, catalog).scopes if _needless(scope)]
         if found:
             yield Match(tree, tuple(found))
 

@@ -12,9 +12,10 @@ from optimizer.catalog import Catalog, Column, identifier_name
 from optimizer.matching import bare, has_aggregate
 from optimizer.rewriting.constants import fits, integer, integer_node
 from optimizer.rewriting.evaluation import base_type
+from optimizer.rewriting.resolved import ResolvedStatement
 from optimizer.rewriting.uniqueness import Place, is_star, may_return_set, place_of, star_sources, tells_rows_apart
 from optimizer.rule import Match, RewriteRule, copied
-from optimizer.scope import Scope, Source, own_nodes, scope_at, scopes
+from optimizer.scope import Scope, Source, own_nodes, scope_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class LimitIntoUnionAll(RewriteRule):
     name: ClassVar[str] = "limit-into-union-all"
 
     def match(self, tree: exp.Expr, catalog: Catalog) -> Iterator[Match]:
-        all_scopes = scopes(tree, catalog)
+        all_scopes = ResolvedStatement.of(tree, catalog).scopes
         found = [parts for node in tree.find_all(exp.Union, exp.Select) if (parts := _parts(node, tree, all_scopes))]
         if found:
             yield Match(tree, tuple(found))

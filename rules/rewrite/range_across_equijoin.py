@@ -14,10 +14,11 @@ from optimizer.matching import bare, column_equalities, conjuncts, equality, has
 from optimizer.rewriting.constants import INTEGER_RANGES, integer
 from optimizer.rewriting.evaluation import PLAIN_TYPES, base_type
 from optimizer.rewriting.naming import column_of
+from optimizer.rewriting.resolved import ResolvedStatement
 from optimizer.rewriting.sargable import ConstantComparison, constant_comparison
 from optimizer.rewriting.uniqueness import Place, place_of, using_pairs
 from optimizer.rule import Match, RewriteRule, copied
-from optimizer.scope import Scope, Source, own_nodes, scopes
+from optimizer.scope import Scope, Source, own_nodes
 
 _ORDERED = PLAIN_TYPES | {"real", "double precision"}
 
@@ -121,7 +122,7 @@ class RangeAcrossEquijoin(RewriteRule):
     def match(self, tree: exp.Expr, catalog: Catalog) -> Iterator[Match]:
         inherited: defaultdict[int, list[_Condition]] = defaultdict(list)
         additions: list[_Addition] = []
-        all_scopes = scopes(tree, catalog)
+        all_scopes = ResolvedStatement.of(tree, catalog).scopes
         for scope in all_scopes:
             facts = _facts(scope)
             present = {(c.place, c.key) for c in facts.conditions}
