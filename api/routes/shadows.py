@@ -1,19 +1,18 @@
-"""/v1/shadows and the jobs that make them."""
+"""/v1/shadows: the databases that queries are planned on. Jobs make them (`api/jobs`)."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
 from fastapi.responses import JSONResponse
 
-from api.jobs import Work
-from api.routes.common import RunningJobs, RunningOptimizer, problems
-from api.schemas import JobModel, JobStartedModel, ShadowDetailModel, ShadowModel, ShadowRequest
+from api.jobs.tasks import ADD_SHADOW, REFRESH_SHADOW
+from api.routes.common import RunningAdmission, RunningJobs, RunningOptimizer, problems
+from api.schemas import JobStartedModel, ShadowDetailModel, ShadowModel, ShadowRequest
 from api.sources import allowed_dsn
 from api.views import readable_records, record_view, shadow_view
 from optimizer.errors import InputError, TooLargeError
-from optimizer.services import Services
 from optimizer.settings import Settings
 from optimizer.shadow.registry import check_name
 
@@ -21,18 +20,26 @@ router = APIRouter(prefix="/v1", tags=["shadows"])
 Name = Annotated[str, Path(max_length=200, examples=["production"])]
 
 
-@router.post("/shadows", status_code=202, response_model=JobStartedModel, responses=problems(403, 413, 422, 429))
+@router.post("/shadows", status_code=202, response_model=JobStartedModel, responses=problems(403, 413, 422, 429, 503))
 def add(request: ShadowRequest, optimizer: RunningOptimizer, jobs: RunningJobs) -> JSONResponse:
     """Make a shadow in the background. DSNs may only name hosts that an operator has listed."""
-    settings = optimizer.settings
     check_name(request.name)
-    work = _work(request, optimizer.services, settings)
-    return JSONResponse({"job": jobs.start(work)}, 202)
+    asked = {"name": request.name, **_source(request, optimizer.settings)}
+    return _started(jobs.add(ADD_SHADOW, request.name, asked))
 
 
-def _work(request: ShadowRequest, services: Services, settings: Settings) -> Work:
-    """Check the request as far as that goes without a server, and say what the job does."""
-    name, schema, stats = request.name, request.schema_, request.stats
+@router.post(
+    "/shadows/{name}/refresh", status_code=202, response_model=JobStartedModel, responses=problems(404, 422, 429, 503)
+)
+def refresh(name: Name, optimizer: RunningOptimizer, jobs: RunningJobs) -> JSONResponse:
+    """Read a shadow's server again, in the background."""
+    optimizer.services.registry.get(name)
+    return _started(jobs.add(REFRESH_SHADOW, name, {"name": name}))
+
+
+def _source(request: ShadowRequest, settings: Settings) -> dict[str, str]:
+    """Check the request as far as that goes without a server, and say what the shadow is made from."""
+    schema, stats = request.schema_, request.stats
     if sum(given is not None for given in (request.from_, schema, request.attach)) != 1:
         raise InputError("give exactly one of from, schema and attach")
     if stats is not None and schema is None:
@@ -40,12 +47,14 @@ def _work(request: ShadowRequest, services: Services, settings: Settings) -> Wor
     if schema is not None:
         if max(len(schema), len(stats or "")) > settings.max_schema_bytes:
             raise TooLargeError(f"the schema is larger than {settings.max_schema_bytes:,} bytes: send less")
-        return lambda _: services.add_files(name, schema, stats)
+        return {"schema": schema} | ({} if stats is None else {"stats": stats})
     if request.attach is not None:
-        attach = allowed_dsn(request.attach, settings.allow_http_sources)
-        return lambda _: services.add_attached(name, attach)
-    source = allowed_dsn(request.from_ or "", settings.allow_http_sources)
-    return lambda progress: services.add_hollow(name, source, progress=progress)
+        return {"attach": allowed_dsn(request.attach, settings.allow_http_sources)}
+    return {"from": allowed_dsn(request.from_ or "", settings.allow_http_sources)}
+
+
+def _started(job_id: str) -> JSONResponse:
+    return JSONResponse({"job": job_id}, 202, {"Location": f"/v1/jobs/{job_id}"})
 
 
 @router.get("/shadows", response_model=list[ShadowModel])
@@ -54,21 +63,19 @@ def shadows(optimizer: RunningOptimizer) -> JSONResponse:
     return JSONResponse([record_view(record) for record in readable_records(optimizer.services.registry)])
 
 
-@router.get("/shadows/{name}", response_model=ShadowDetailModel, responses=problems(404, 422, 503))
-def show(name: Name, optimizer: RunningOptimizer) -> JSONResponse:
+@router.get("/shadows/{name}", response_model=ShadowDetailModel, responses=problems(404, 422, 429, 503, 504))
+async def show(name: Name, optimizer: RunningOptimizer, admission: RunningAdmission) -> JSONResponse:
     """Show one shadow and its tables."""
     services = optimizer.services
-    return JSONResponse(shadow_view(services.registry.get(name), services.shadow(name)))
+
+    def view(_left_ms: float) -> dict[str, Any]:
+        return shadow_view(services.registry.get(name), services.shadow(name))
+
+    return JSONResponse(await admission.run(view, optimizer.settings.optimize_timeout_ms))
 
 
-@router.delete("/shadows/{name}", status_code=204, responses=problems(404, 422, 503))
-def drop(name: Name, optimizer: RunningOptimizer) -> Response:
+@router.delete("/shadows/{name}", status_code=204, responses=problems(404, 422, 429, 503, 504))
+async def drop(name: Name, optimizer: RunningOptimizer, admission: RunningAdmission) -> Response:
     """Forget a shadow; its source is not touched."""
-    optimizer.services.drop(name)
+    await admission.run(lambda _left_ms: optimizer.services.drop(name), optimizer.settings.optimize_timeout_ms)
     return Response(status_code=204)
-
-
-@router.get("/jobs/{job_id}", response_model=JobModel, responses=problems(404))
-def job(job_id: Annotated[str, Path(max_length=200)], jobs: RunningJobs) -> JSONResponse:
-    """How a job is doing."""
-    return JSONResponse(jobs.get(job_id))

@@ -1,0 +1,1 @@
+"""The store: a PostgreSQL database for what must outlive every process, such as jobs."""
