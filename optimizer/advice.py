@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from optimizer.equivalence.verdict import Counterexample, Verdict
+from optimizer.layout import read_layout
 from optimizer.plan import CostEstimate, Plan
 from optimizer.query import Query
 from optimizer.shadow.port import ShadowInfo
@@ -77,8 +78,8 @@ class Advice:
     measured: Measurement | None = None
 
     def identity(self, query: Query, shadow: ShadowInfo) -> str:
-        """A short id that is stable for the same query, shadow revision and advice."""
-        parts = (query.sql, shadow.name, shadow.revision, self.sql or "", *self.ddl)
+        """A short id that is stable for the same query (however it is laid out), shadow revision and advice."""
+        parts = (*read_layout(query.sql).tokens, "", shadow.name, shadow.revision, self.sql or "", *self.ddl)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
     def as_dict(self, query: Query, shadow: ShadowInfo) -> dict[str, Any]:
@@ -111,6 +112,7 @@ class Rejection:
     Parameters:
         rule: code of the rule, or the name of the plugin that failed.
         sql: the rewrite or the DDL; empty for a plugin that failed.
+        transient: asked again, it may become advice, so a report with it is not to be kept.
     """
 
     rule: str
@@ -118,6 +120,7 @@ class Rejection:
     reason: RejectionReason
     detail: str
     counterexample: Counterexample | None = None
+    transient: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The contract's shape."""
@@ -129,12 +132,17 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something the user should know that is not advice."""
+    """Something the user should know that is not advice.
+
+    Parameters:
+        transient: asked again, the report may say more, so it is not to be kept.
+    """
 
     code: str
     title: str
     detail: str
     severity: Severity = "info"
+    transient: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The contract's shape."""
@@ -176,6 +184,12 @@ class Report:
     findings: tuple[Finding, ...] = ()
     timings: Timings = field(default_factory=Timings)
     cached: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """False when something failed that may work the next time; such a report is not to be kept."""
+        failed = any(r.transient or r.reason in ("timeout", "plugin_error") for r in self.rejected)
+        return not failed and not any(finding.transient for finding in self.findings)
 
     def as_dict(self) -> Mapping[str, Any]:
         """The contract's shape, the same for every face."""

@@ -2,38 +2,42 @@
 
     SQL -> Query -> other forms (rules) -> each planned on the shadow
                  -> index candidates (rules) -> the ones each form wants
-        -> options that are cheaper -> rewrites through the equivalence gate -> ranked Report
+        -> options that are cheaper -> rewrites through the equivalence gate -> ranked advice
+    plugins (a language model) see that and propose more -> the same way, the gate stricter; the bad goes back once
+        -> Report
 
 Every face calls `Optimizer.optimize`. Cost decides what is worth saying, the gate decides what may be said.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 
-from optimizer.advice import Finding, Rejection, Report, Timings
-from optimizer.candidate import IndexCandidate, without_subsumed
+from optimizer.advice import Advice, Finding, Rejection, Report, Timings
+from optimizer.candidate import IndexCandidate
 from optimizer.catalog import Catalog
 from optimizer.clock import Deadline, Stopwatch
 from optimizer.equivalence.gate import Gate
 from optimizer.equivalence.verdict import Equivalence, Verdict
-from optimizer.errors import InputError
+from optimizer.errors import InputError, SqlError
+from optimizer.findings import findings_on
 from optimizer.index_ddl import parse_index_ddl
 from optimizer.matching import unfit_for_rewriting
 from optimizer.measurement import Executes, measured
 from optimizer.plan import Plan
+from optimizer.planning import Planner, index_candidates
+from optimizer.proposals import HOOK as PROPOSE
+from optimizer.proposals import Proposals, Proposed, refusal
 from optimizer.query import Query
 from optimizer.ranking import Judge, Option, Thresholds, advise
 from optimizer.rule import IndexRule, RewriteRule, Rule
-from optimizer.search import Form, Forms, raised, search_forms
-from optimizer.selection import select_indexes
+from optimizer.search import Form, Forms, add_forms, search_forms
 from optimizer.services import Services
-from optimizer.shadow.port import HypotheticalIndex, Parameter, PlanningSession, ShadowDatabase
+from optimizer.shadow.port import HypotheticalIndex, Parameter, ShadowDatabase
 
-#: Most hypothetical indexes made for one query, all its forms together.
-MAX_CANDIDATES = 60
+#: Rounds of generated databases for a rewrite that no rule stands for.
+STRICT_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,48 +92,41 @@ class Optimizer:
 
         Errors: `SqlError`, `TooLargeError`, `InputError`, `TimeLimitError`, `ShadowUnavailableError`.
         """
-        watch, deadline = Stopwatch(), Deadline.after(options.timeout_ms or self.settings.optimize_timeout_ms)
+        watch, deadline = Stopwatch(), Deadline.within(options.timeout_ms or self.settings.optimize_timeout_ms)
         rules = self._enabled(options)
         with watch.phase("parse"):
             query = Query.parse(sql, max_bytes=self.settings.max_sql_bytes)
-            _check_options(query, options)
+            self._check_options(query, options)
             catalog = shadow.catalog()
-        with shadow.session() as session:
-            plans = _Planner(session, options.parameters, watch)
-            original = Form(query, plans.explain(query.sql))
-            deadline.check("planning the query")
+        work = self._planned_by_rules(query, shadow, catalog, rules, options, watch, deadline)
+        self._weigh(work)
+        proposals = Proposals(self.services.plugins, query, catalog, work.original.plan, options)
+        for _ in proposals.rounds():
             with watch.phase("propose"):
-                unfit = unfit_for_rewriting(query, catalog)
-                rewrite_rules = () if unfit else [r for r in rules if isinstance(r, RewriteRule)]
-                forms = search_forms(original, rewrite_rules, catalog, plans.explain, deadline)
-                index_rules = [r for r in rules if isinstance(r, IndexRule)]
-                candidates = _index_candidates(forms, index_rules, catalog)
-                found = _options(forms, session.create(candidates).values(), plans, deadline)
-            explain_calls = session.explain_calls
-        with watch.phase("verify"):
-            judge = self._judge(query, shadow, options, deadline)
-            thresholds = Thresholds(self.settings.min_gain, self.settings.min_index_gain)
-            advice, rejected = advise(original, found, judge, catalog, thresholds)
+                proposed = proposals.ask(work.advice, (*work.rejected, *work.forms.rejected), self._before_gate(work))
+            if proposed:
+                self._plan_proposed(work, proposed)
+                self._weigh(work)
         if options.measure:
             with shadow.session() as session:
                 if not isinstance(session, Executes):
                     raise InputError(f"nothing can be measured on the shadow {shadow.info.name}: it holds no rows")
-                advice, slower = measured(advice, query.sql, session, options.parameters, deadline)
-                rejected = (*slower, *rejected)
+                work.advice, slower = measured(work.advice, query.sql, session, options.parameters, deadline)
+                work.rejected = (*slower, *work.rejected)
         return Report(
             query=query,
             shadow=shadow.info,
-            baseline=original.plan,
-            advice=advice,
-            rejected=(*rejected, *forms.rejected, *self._plugin_failures()),
-            findings=_findings(query, unfit, shadow, catalog, options),
+            baseline=work.original.plan,
+            advice=work.advice,
+            rejected=(*work.rejected, *work.forms.rejected, *proposals.rejected, *self._plugin_failures()),
+            findings=(*self._findings(work), *proposals.findings),
             timings=Timings(
                 parse=watch.spent("parse"),
-                propose=watch.spent("propose") - watch.spent("explain") + plans.baseline_ms,
+                propose=watch.spent("propose") - watch.spent("explain") + work.baseline_ms,
                 explain=watch.spent("explain"),
                 verify=watch.spent("verify"),
                 total=watch.total,
-                explain_calls=explain_calls,
+                explain_calls=work.explain_calls,
             ),
         )
 
@@ -168,14 +165,102 @@ class Optimizer:
             raise InputError(f"no rule has the code {', '.join(sorted(unknown))}: `planproof rules` lists them")
         return [rule for rule in self.rules if rule.code not in options.disable]
 
+    def _planned_by_rules(
+        self,
+        query: Query,
+        shadow: ShadowDatabase,
+        catalog: Catalog,
+        rules: Sequence[Rule],
+        options: Options,
+        watch: Stopwatch,
+        deadline: Deadline,
+    ) -> _Work:
+        """Plan the query, the other forms that rules give it, and the indexes that each form wants."""
+        with shadow.session() as session:
+            planner = Planner(session, options.parameters, watch)
+            original = Form(query, planner.explain(query.sql))
+            deadline.check("planning the query")
+            with watch.phase("propose"):
+                unfit = unfit_for_rewriting(query, catalog)
+                rewrite_rules = () if unfit else [r for r in rules if isinstance(r, RewriteRule)]
+                forms = search_forms(original, rewrite_rules, catalog, planner.explain, deadline)
+                index_rules = [r for r in rules if isinstance(r, IndexRule)]
+                candidates = index_candidates(forms.all, index_rules, catalog, forms.rejected)
+                found, _ = planner.options(forms.all, candidates, forms.rejected, deadline)
+            judge = self._judge(query, shadow, options, deadline)
+            return _Work(
+                shadow=shadow,
+                catalog=catalog,
+                options=options,
+                watch=watch,
+                deadline=deadline,
+                judge=judge,
+                index_rules=index_rules,
+                unfit=unfit,
+                forms=forms,
+                candidates=candidates,
+                found=found,
+                baseline_ms=planner.baseline_ms,
+                explain_calls=session.explain_calls,
+            )
+
+    def _plan_proposed(self, work: _Work, proposed: Proposed) -> None:
+        """Plan what plugins propose, with the indexes of rules and their own; index rules see the new forms too."""
+        with work.shadow.session() as session, work.watch.phase("propose"):
+            planner = Planner(session, work.options.parameters, work.watch)
+            limit = self.settings.max_sql_bytes
+            added = add_forms(work.forms, proposed.rewrites, planner.explain, work.deadline, limit)
+            further = index_candidates(added, work.index_rules, work.catalog, work.forms.rejected)
+            candidates = dict.fromkeys((*work.candidates, *proposed.indexes, *work.proposed, *further))
+            forms = (work.original, *added)
+            options, refused = planner.options(forms, candidates, work.forms.rejected, work.deadline)
+            work.found += options
+            work.proposed += [c for c in proposed.indexes if c not in refused]
+            work.forms.rejected += [refusal(c) for c in proposed.indexes if c in refused]
+            work.explain_calls += session.explain_calls
+
+    def _weigh(self, work: _Work) -> None:
+        """Rank what is cheaper, as far as the gate lets it pass."""
+        with work.watch.phase("verify"):
+            thresholds = Thresholds(self.settings.min_gain, self.settings.min_index_gain)
+            work.advice, work.rejected = advise(
+                work.original, work.found, work.judge, work.catalog, thresholds, work.proposed
+            )
+
+    def _before_gate(self, work: _Work) -> Deadline:
+        """Until when plugins may think: some of what is left belongs to the gate."""
+        left = work.deadline.remaining_ms
+        return Deadline.after(left - min(2 * self.settings.verify_timeout_ms, left / 2))
+
     def _judge(self, query: Query, shadow: ShadowDatabase, options: Options, deadline: Deadline) -> Judge:
         def verdict_on(form: Form) -> Verdict:
             limit = min(self.settings.verify_timeout_ms, int(deadline.remaining_ms))
             if limit < 1:
-                return Verdict(Equivalence.UNKNOWN, "none", detail="no time was left to check the rewrite")
-            return self.gate.check(query, form.query, shadow.ddl(), timeout_ms=limit)
+                return Verdict(
+                    Equivalence.UNKNOWN, "none", detail="no time was left to check the rewrite", transient=True
+                )
+            by_rule = form.rewrite is None or form.rewrite.source == "rule"
+            rounds = 1 if by_rule else STRICT_ROUNDS
+            try:
+                return self.gate.check(query, form.query, shadow.ddl(), timeout_ms=limit, rounds=rounds)
+            except SqlError as error:  # it may be planned on the shadow and yet not run on its bare schema
+                return Verdict(Equivalence.UNKNOWN, "none", detail=str(error))
 
         return Judge(verdict_on, options.min_equivalence)
+
+    def _findings(self, work: _Work) -> tuple[Finding, ...]:
+        query = work.original.query
+        generic = query.parameters > 0 and work.options.parameters is None
+        return findings_on(query, work.catalog, work.shadow.info, unfit=work.unfit, generic=generic)
+
+    def _check_options(self, query: Query, options: Options) -> None:
+        if options.parameters is not None and len(options.parameters) != query.parameters:
+            given = f"the query has {query.parameters} parameters but {len(options.parameters)} values were given"
+            raise InputError(f"{given}: give one value for each $n")
+        if options.measure and query.parameters and options.parameters is None:
+            raise InputError("a query with parameters can only be executed with values: give one value for each $n")
+        if options.llm and not self.services.plugins.implementing(PROPOSE):
+            raise InputError("no model is configured: the language-model plugin is not installed")
 
     def _plugin_failures(self) -> tuple[Rejection, ...]:
         return tuple(
@@ -185,82 +270,27 @@ class Optimizer:
 
 
 @dataclass
-class _Planner:
-    """Plans statements in one session and counts the time."""
+class _Work:
+    """One request on its way through the flow."""
 
-    session: PlanningSession
-    parameters: tuple[Parameter, ...] | None
+    shadow: ShadowDatabase
+    catalog: Catalog
+    options: Options
     watch: Stopwatch
-    baseline_ms: float = field(default=0.0)
+    deadline: Deadline
+    judge: Judge
+    index_rules: Sequence[IndexRule]
+    unfit: str | None
+    forms: Forms
+    candidates: tuple[IndexCandidate, ...]
+    found: list[Option]
+    baseline_ms: float
+    explain_calls: int
+    proposed: list[IndexCandidate] = field(default_factory=list)
+    advice: tuple[Advice, ...] = ()
+    rejected: tuple[Rejection, ...] = ()
 
-    def explain(self, sql: str, using: Collection[HypotheticalIndex] = ()) -> Plan:
-        first = not self.watch.spent("explain")
-        with self.watch.phase("explain"):
-            plan = self.session.explain(sql, parameters=self.parameters, using=using)
-        if first:
-            self.baseline_ms = self.watch.spent("explain")
-        return plan
-
-    def with_indexes(self, form: Form) -> Callable[[Collection[HypotheticalIndex]], Plan]:
-        return lambda indexes: self.explain(form.query.sql, indexes)
-
-
-def _index_candidates(forms: Forms, rules: Sequence[IndexRule], catalog: Catalog) -> tuple[IndexCandidate, ...]:
-    """What the index rules propose, the forms taking turns, without what exists already."""
-    by_form = [_proposed(form, rules, catalog, forms.rejected) for form in (forms.original, *forms.rewritten)]
-    in_turn = (candidate for turn in zip_longest(*by_form) for candidate in turn if candidate is not None)
-    existing = [index for table in catalog.tables.values() for index in table.indexes]
-    return without_subsumed(in_turn, existing)[:MAX_CANDIDATES]
-
-
-def _proposed(
-    form: Form, rules: Sequence[IndexRule], catalog: Catalog, rejected: list[Rejection]
-) -> list[IndexCandidate]:
-    found: list[IndexCandidate] = []
-    for rule in rules:
-        try:
-            found += rule.propose(form.query, catalog, form.plan)
-        except Exception as error:  # noqa: BLE001 - a plugin's rule may raise anything; it must hurt nothing else
-            rejected.append(raised(rule, error))
-    return found
-
-
-def _options(forms: Forms, indexes: Collection[HypotheticalIndex], plans: _Planner, deadline: Deadline) -> list[Option]:
-    """Each form alone, and with the indexes it wants."""
-    found = [Option(form, (), form.plan) for form in forms.rewritten]
-    for form in (forms.original, *forms.rewritten) if indexes else ():
-        if deadline.passed:
-            break
-        selection = select_indexes(form.plan, indexes, plans.with_indexes(form), deadline)
-        if selection.indexes:
-            found.append(Option(form, selection.indexes, selection.plan))
-    return found
-
-
-def _check_options(query: Query, options: Options) -> None:
-    if options.parameters is not None and len(options.parameters) != query.parameters:
-        given = f"the query has {query.parameters} parameters but {len(options.parameters)} values were given"
-        raise InputError(f"{given}: give one value for each $n")
-    if options.measure and query.parameters and options.parameters is None:
-        raise InputError("a query with parameters can only be executed with values: give one value for each $n")
-    if options.llm:
-        raise InputError("no model is configured: the language-model plugin is not installed")
-
-
-def _findings(
-    query: Query, unfit: str | None, shadow: ShadowDatabase, catalog: Catalog, options: Options
-) -> tuple[Finding, ...]:
-    found = [Finding("not-cloned", "Not carried over to the shadow", line) for line in shadow.info.not_cloned]
-    if unfit:
-        found.append(Finding("not-rewritten", "No rewrite was tried", unfit))
-    if query.parameters and options.parameters is None:
-        detail = "costs are those of the generic plan: give values to see the plan for them"
-        found.append(Finding("generic-plan", "Planned without parameter values", detail))
-    named = {name.rsplit(".", 1)[-1] for name in query.tables}
-    unknown = sorted(
-        t.qualified for t in catalog.tables.values() if t.name in named and t.kind == "table" and t.rows < 0
-    )
-    if unknown:
-        detail = f"no statistics for {', '.join(unknown)}: costs are guesses until ANALYZE has run at the source"
-        found.append(Finding("no-statistics", "Tables without statistics", detail, "warning"))
-    return tuple(found)
+    @property
+    def original(self) -> Form:
+        """The query as given."""
+        return self.forms.original

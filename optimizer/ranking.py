@@ -19,7 +19,8 @@ from optimizer.search import Form
 from optimizer.shadow.admission import free_name, relation_names
 from optimizer.shadow.port import HypotheticalIndex
 
-#: Most distinct rewrites that are sent through the gate for one query.
+#: Most distinct rewrites of one source (rules, a model, ...) that are sent through the gate for one query: what one
+#: source proposes must not cost another its verdicts.
 MAX_VERDICTS = 8
 
 
@@ -83,7 +84,7 @@ class Judge:
         if form.rewrite is None:
             return None
         if form.query.sql not in self.verdicts:
-            if len(self.verdicts) >= MAX_VERDICTS:
+            if sum(_origin(known) == _origin(form) for known, _ in self.verdicts.values()) >= MAX_VERDICTS:
                 return None
             self.verdicts[form.query.sql] = (form, self.ask(form))
         return self.verdicts[form.query.sql][1]
@@ -103,11 +104,18 @@ class Judge:
                 detail = verdict.detail
                 if verdict.verdict.rank > Equivalence.UNKNOWN.rank:
                     detail = f"only {verdict.verdict}, {self.minimum} was asked for. {detail}"
-                yield Rejection("+".join(form.chain), form.query.sql, reason, detail, verdict.counterexample)
+                yield Rejection(
+                    "+".join(form.chain), form.query.sql, reason, detail, verdict.counterexample, verdict.transient
+                )
 
 
 def advise(
-    original: Form, options: Iterable[Option], judge: Judge, catalog: Catalog, thresholds: Thresholds
+    original: Form,
+    options: Iterable[Option],
+    judge: Judge,
+    catalog: Catalog,
+    thresholds: Thresholds,
+    proposed: Iterable[IndexCandidate] = (),
 ) -> tuple[tuple[Advice, ...], tuple[Rejection, ...]]:
     """Turn options into ranked advice.
 
@@ -117,6 +125,7 @@ def advise(
         judge: decides on rewrites.
         catalog: for names that are free.
         thresholds: what is worth saying.
+        proposed: indexes of which it must be said when they are not advised.
 
     Returns: advice, best first, and what was turned down.
     """
@@ -131,7 +140,9 @@ def advise(
     chosen = sorted((o for o in (combined, rewrite, index) if o is not None), key=lambda o: o.cost)
     advice = tuple(_advice(option, original, judge.verdict(option.form), catalog) for option in chosen)
     advised = {o.form.query.sql for o in chosen}
-    return advice, (*judge.rejections(), *_not_cheaper(ordered, original, advised, judge, thresholds))
+    wanted = {index.candidate for option in chosen for index in option.indexes}
+    idle = (_idle(candidate) for candidate in proposed if candidate not in wanted)
+    return advice, (*judge.rejections(), *_not_cheaper(ordered, original, advised, judge, thresholds), *idle)
 
 
 def _not_cheaper(
@@ -154,6 +165,11 @@ def _not_cheaper(
         enough = alone <= thresholds.rewrite(before)
         detail += ": other advice is cheaper" if enough else f": less than {thresholds.min_gain:.0%} gained"
         yield Rejection("+".join(option.form.chain), sql, "not_cheaper", detail)
+
+
+def _idle(candidate: IndexCandidate) -> Rejection:
+    detail = "the planner gains too little by it, or other indexes do as well"
+    return Rejection("+".join(candidate.rules), candidate.ddl(), "not_cheaper", detail)
 
 
 def _advice(option: Option, original: Form, verdict: Verdict | None, catalog: Catalog) -> Advice:
@@ -186,6 +202,10 @@ def _names(indexes: Iterable[HypotheticalIndex], catalog: Catalog) -> dict[Index
     for candidate in (index.candidate for index in indexes):
         names[candidate] = free_name(candidate, relation_names(candidate.schema, catalog) | set(names.values()))
     return names
+
+
+def _origin(form: Form) -> str:
+    return form.rewrite.source if form.rewrite is not None else ""
 
 
 def _source(option: Option) -> str:

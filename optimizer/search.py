@@ -7,16 +7,16 @@ one rewrite can open the way for another. A memo of canonical forms makes sure t
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from optimizer.advice import Rejection
+from optimizer.advice import Rejection, RejectionReason
 from optimizer.candidate import Rewrite
 from optimizer.canonical import Canonical, canonical
 from optimizer.catalog import Catalog
 from optimizer.clock import Deadline
-from optimizer.errors import SqlError, TimeLimitError
+from optimizer.errors import SqlError, TimeLimitError, TooLargeError
 from optimizer.plan import Plan
 from optimizer.query import Query
 from optimizer.rule import RewriteRule, Rule
@@ -48,11 +48,21 @@ class Form:
 
 @dataclass(slots=True)
 class Forms:
-    """The outcome of a search: the original first, then rewrites in the order found."""
+    """The outcome of a search: the original first, then rewrites in the order found.
+
+    Parameters:
+        seen: canonical forms of all that were tried, so that none is tried twice.
+    """
 
     original: Form
     rewritten: list[Form] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
+    seen: set[Canonical] = field(default_factory=set)
+
+    @property
+    def all(self) -> tuple[Form, ...]:
+        """The original and all that was planned beside it."""
+        return (self.original, *self.rewritten)
 
 
 def search_forms(
@@ -73,16 +83,15 @@ def search_forms(
 
     Returns: every form that was planned, and what failed.
     """
-    forms = Forms(original)
-    seen = {canonical(original.query.sql)}
+    forms = Forms(original, seen={canonical(original.query.sql)})
     order = count()
     frontier: list[tuple[float, int, Form]] = [(original.plan.cost.total_cost, next(order), original)]
     while frontier and len(forms.rewritten) + 1 < MAX_FORMS and not deadline.passed:
         form = heapq.heappop(frontier)[2]
         if len(form.chain) >= MAX_CHAIN:
             continue
-        for rewrite, key in _new_rewrites(form, rules, catalog, seen, forms.rejected):
-            seen.add(key)
+        for rewrite, key in _new_rewrites(form, rules, catalog, forms.seen, forms.rejected):
+            forms.seen.add(key)
             found = _planned(rewrite, explain, forms.rejected)
             if found is not None:
                 forms.rewritten.append(found)
@@ -90,6 +99,44 @@ def search_forms(
             if len(forms.rewritten) + 1 >= MAX_FORMS or deadline.passed:
                 break
     return forms
+
+
+def add_forms(
+    forms: Forms, rewrites: Iterable[Rewrite], explain: Callable[[str], Plan], deadline: Deadline, max_bytes: int
+) -> tuple[Form, ...]:
+    """Plan rewrites that did not come from a search.
+
+    Parameters:
+        forms: what is known already; new forms, and what failed, are added to it.
+        rewrites: of the whole query, by anybody.
+        explain, deadline: as in `search_forms`.
+        max_bytes: longest text accepted.
+
+    Returns: the new forms.
+    """
+    added = []
+    for rewrite in rewrites:
+        if deadline.passed:
+            forms.rejected.append(_rejection(rewrite, "timeout", "no time was left to plan it"))
+            continue
+        found = _added(rewrite, forms, explain, max_bytes)
+        if found is not None:
+            forms.rewritten.append(found)
+            added.append(found)
+    return tuple(added)
+
+
+def _added(rewrite: Rewrite, forms: Forms, explain: Callable[[str], Plan], max_bytes: int) -> Form | None:
+    try:
+        key = canonical(Query.parse(rewrite.sql, max_bytes=max_bytes).sql)
+    except (SqlError, TooLargeError) as error:
+        forms.rejected.append(_rejection(rewrite, "invalid", str(error)))
+        return None
+    if key in forms.seen:
+        forms.rejected.append(_rejection(rewrite, "not_cheaper", "this form of the query is known already"))
+        return None
+    forms.seen.add(key)
+    return _planned(rewrite, explain, forms.rejected)
 
 
 def raised(rule: Rule, error: Exception) -> Rejection:
@@ -127,13 +174,16 @@ def _chained(before: Rewrite | None, last: Rewrite, chain: tuple[str, ...]) -> R
 
 
 def _planned(rewrite: Rewrite, explain: Callable[[str], Plan], rejected: list[Rejection]) -> Form | None:
-    rule = "+".join(rewrite.rules)
     try:
         # Rules print whole statements; a long user query may grow past the input limit, which is not for them.
         query = Query.parse(rewrite.sql, max_bytes=2**31)
         return Form(query, explain(query.sql), rewrite)
     except SqlError as error:
-        rejected.append(Rejection(rule, rewrite.sql, "invalid", f"PostgreSQL refused it: {error}"))
+        rejected.append(_rejection(rewrite, "invalid", f"PostgreSQL refused it: {error}"))
     except TimeLimitError as error:
-        rejected.append(Rejection(rule, rewrite.sql, "timeout", str(error)))
+        rejected.append(_rejection(rewrite, "timeout", str(error)))
     return None
+
+
+def _rejection(rewrite: Rewrite, reason: RejectionReason, detail: str) -> Rejection:
+    return Rejection("+".join(rewrite.rules), rewrite.sql, reason, detail)
