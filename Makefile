@@ -6,6 +6,8 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # Two steps, so that the demo need not wait for what only the tests need.
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
+# The pages of docs/ that are written by api/docs.py.
+PAGES := rules settings
 
 .PHONY: demo test check format docs bench lock clean
 .DEFAULT_GOAL := demo
@@ -37,14 +39,18 @@ check: $(READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m api.docs rules --check
+	@for page in $(PAGES); do $(BIN)/python -m api.docs $$page --check || exit 1; done
+	@$(BIN)/hadolint Dockerfile
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec compose.yaml
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: $(READY)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 docs: $(READY)
-	@$(BIN)/python -m api.docs rules > docs/rules.md.new && mv docs/rules.md.new docs/rules.md
+	@for page in $(PAGES); do \
+	  $(BIN)/python -m api.docs $$page > docs/$$page.md.new && mv docs/$$page.md.new docs/$$page.md || exit 1; done
 
 bench: $(READY)
 	@for script in $(filter-out benchmarks/tpch.py,$(wildcard benchmarks/*.py)); do \

@@ -1,20 +1,21 @@
-"""Writes `docs/rules.md` out of the rules' own docstrings.
+"""Writes the generated pages: `docs/rules.md` out of the rules' docstrings, `docs/settings.md` out of the settings.
 
 python -m api.docs rules > docs/rules.md
-python -m api.docs rules --check      # exit status 1 when the file is not what would be written
+python -m api.docs settings --check     # exit status 1 when docs/settings.md is not what would be written
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from api.settings_page import settings_page
 from api.views import documentation
 from optimizer.rule import Rule
 from rules import planproof_rules
 
-RULES_PAGE = Path(__file__).resolve().parent.parent / "docs" / "rules.md"
+_FOLDER = Path(__file__).resolve().parent.parent / "docs"
 _KINDS = {"rewrite": "Rewrites", "index": "Indexes", "schema": "Schema"}
 _INTRODUCTION = """\
 # Rules
@@ -63,18 +64,26 @@ def _anchor(rule: Rule) -> str:
     return f"{rule.code} {rule.name}".lower().replace(" ", "-")
 
 
+_PAGES: dict[str, Callable[[], str]] = {
+    "rules": lambda: rules_page(planproof_rules()),
+    "settings": settings_page,
+}
+
+
 def main(arguments: list[str]) -> int:
-    """Print the page, or with `--check` compare it with the file."""
-    if not arguments or arguments[0] != "rules" or arguments[1:] not in ([], ["--check"]):
-        sys.stderr.write("usage: python -m api.docs rules [--check]\n")
+    """Print a page, or with `--check` compare it with its file."""
+    if not arguments or arguments[0] not in _PAGES or arguments[1:] not in ([], ["--check"]):
+        sys.stderr.write(f"usage: python -m api.docs {'|'.join(_PAGES)} [--check]\n")
         return 2
-    page = rules_page(planproof_rules())
+    name = arguments[0]
+    page = _PAGES[name]()
     if not arguments[1:]:
         sys.stdout.write(page)
         return 0
-    if RULES_PAGE.is_file() and RULES_PAGE.read_text(encoding="utf-8") == page:
+    file = _FOLDER / f"{name}.md"
+    if file.is_file() and file.read_text(encoding="utf-8") == page:
         return 0
-    sys.stderr.write("docs/rules.md is out of date: run `python -m api.docs rules > docs/rules.md`\n")
+    sys.stderr.write(f"docs/{name}.md is out of date: run `make docs`\n")
     return 1
 
 
