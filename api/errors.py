@@ -9,6 +9,7 @@ from optimizer.errors import (
     PlanproofError,
     ShadowUnavailableError,
     SqlError,
+    StoreUnavailableError,
     TimeLimitError,
     TooLargeError,
     UnknownShadowError,
@@ -54,6 +55,23 @@ class TooManyJobsError(PlanproofError):
     """The queue of background jobs is full."""
 
 
+class ClientGoneError(Exception):
+    """The client closed the connection, so nobody reads the answer."""
+
+
+class BusyError(PlanproofError):
+    """Too many requests wait for their turn already.
+
+    Parameters:
+        message: one line.
+        retry_after_s: seconds after which it is worth trying again.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class UnknownJobError(InputError):
     """No job of that id is known."""
 
@@ -72,8 +90,10 @@ TABLE: dict[type[BaseException], Problem] = {
     UnknownJobError: Problem("unknown-job", "No such job", 404, 3),
     ForbiddenSourceError: Problem("forbidden-source", "That source is not allowed", 403, 3),
     TooManyJobsError: Problem("too-many", "Too many requests", 429, 4),
+    BusyError: Problem("too-many", "Too many requests", 429, 4),
     InputError: Problem("input", "The input is wrong", 422, 3),
     ShadowUnavailableError: Problem("shadow-unavailable", "The shadow cannot be reached", 503, 4),
+    StoreUnavailableError: Problem("store-unavailable", "The store of jobs cannot be reached", 503, 4),
     TimeLimitError: Problem("time-limit", "The time limit passed", 504, 4),
 }
 

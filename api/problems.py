@@ -10,11 +10,17 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
-from api.errors import INTERNAL, problem_of
-from optimizer.errors import PlanproofError, SqlError
+from api.errors import INTERNAL, BusyError, ClientGoneError, problem_of
+from api.logs import logger, note
+from optimizer.errors import PlanproofError, ShadowUnavailableError, SqlError
 
+_log = logger("planproof.http")
 MEDIA_TYPE = "application/problem+json"
+#: As nginx says that the client closed the connection before there was an answer.
+CLIENT_GONE = 499
+_RETRY_AFTER_S = 5
 
 
 def problem_response(
@@ -39,16 +45,35 @@ def problem_response(
 def install(app: FastAPI) -> None:
     """Make every error of the application a problem."""
     app.add_exception_handler(PlanproofError, _ours)
+    app.add_exception_handler(ClientGoneError, _gone)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _defect)
 
 
-async def _ours(_: Request, error: Exception) -> Response:
+async def _ours(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
+    note(request.scope, problem=problem.slug)
     place = {"line": error.line, "column": error.column} if isinstance(error, SqlError) else {}
-    detail = " ".join(str(error).split())
-    return problem_response(problem.http_status, problem.title, detail, type_=problem.type, **place)
+    detail = " ".join(_told(error).split())
+    headers = None
+    if problem.http_status in (429, 503):
+        headers = {"Retry-After": str(error.retry_after_s if isinstance(error, BusyError) else _RETRY_AFTER_S)}
+    return problem_response(problem.http_status, problem.title, detail, type_=problem.type, headers=headers, **place)
+
+
+def _told(error: Exception) -> str:
+    """The message, or what may be told of it; the rest is for the log."""
+    public = error.public if isinstance(error, ShadowUnavailableError) else None
+    if public is None:
+        return str(error)
+    _log.warning("a shadow's server cannot be used", reason=str(error))
+    return public
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    """Nobody reads this; the status is for the log."""
+    return Response(status_code=CLIENT_GONE)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -73,12 +98,26 @@ def _field(place: tuple[int | str, ...]) -> str:
     return ".".join(parts[1:]) or parts[0]
 
 
-async def _http(_: Request, error: Exception) -> Response:
+async def _http(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     phrase = HTTPStatus(status).phrase
     detail = str(error.detail) if isinstance(error, HTTPException) else phrase
-    headers = error.headers if isinstance(error, HTTPException) else None
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if status == 405:
+        headers["Allow"] = _allowed(request) or headers.get("Allow", "")
     return problem_response(status, phrase, detail, headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of a path; the framework names those of the first of its routes only."""
+    path = request.scope["path"]
+    methods = [
+        method.upper()
+        for template, operations in request.app.openapi().get("paths", {}).items()
+        if compile_path(template)[0].match(path)
+        for method in operations
+    ]
+    return ", ".join(sorted(set(methods)))
 
 
 async def _defect(_: Request, error: Exception) -> Response:

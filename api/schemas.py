@@ -286,13 +286,27 @@ class JobModel(BaseModel):
     """How a job is doing: `progress` is the share that is done, 0 to 1, `step` what is being done."""
 
     id: str
-    state: Literal["queued", "running", "done", "failed"]
+    kind: str = Field(examples=["shadow.add", "shadow.refresh"])
+    shadow: str = Field(description="The shadow that it makes or changes.")
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
     progress: float
     step: str
     error: ProblemModel | None
+    created: str = Field(description="ISO 8601, UTC, as are the others.")
+    started: str | None
+    ended: str | None
+    attempt: int = Field(description="How often it was begun.")
+    cancel_requested: bool
+    version: int = Field(description="Counts its changes; the id of the event that told of this one.")
 
 
 class HealthModel(BaseModel):
     """The service answers."""
 
     status: Literal["ok"]
+
+
+class ReadyModel(HealthModel):
+    """The service can work; `jobs` says how its store of jobs was when it was last needed."""
+
+    jobs: Literal["ok", "unavailable", "unused"]

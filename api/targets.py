@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from optimizer.errors import InputError, SqlError, UnknownShadowError
 from optimizer.services import Services
@@ -26,14 +26,23 @@ def target(services: Services, shadow: str | None, schema: str | None) -> Iterat
     if shadow is not None and schema is not None:
         raise InputError("both a shadow and a schema were given: give one of them")
     if schema is not None:
-        try:
-            made = services.throwaway(schema)
-        except SqlError as error:  # its place is one in the schema, not in the query
-            raise SqlError(f"in the schema: {error.args[0]}", line=error.line, column=error.column) from None
-        yield made
+        with ExitStack() as use:
+            try:
+                made = use.enter_context(services.using_throwaway(schema))
+            except SqlError as error:  # its place is one in the schema, not in the query
+                raise SqlError(f"in the schema: {error.args[0]}", line=error.line, column=error.column) from None
+            yield made
         return
-    try:
+    with explaining_default(shadow):
         opened = services.shadow(shadow or DEFAULT_SHADOW)
+    yield opened
+
+
+@contextmanager
+def explaining_default(shadow: str | None) -> Iterator[None]:
+    """Say what to do when there is no shadow named `default`, to somebody who did not name any."""
+    try:
+        yield
     except UnknownShadowError:
         if shadow is not None:
             raise
@@ -41,7 +50,6 @@ def target(services: Services, shadow: str | None, schema: str | None) -> Iterat
             "no shadow or schema was given and no shadow is named `default`: name one, give a schema, or make it with "
             "`planproof shadow add default --from DSN`"
         ) from None
-    yield opened
 
 
 def check_measurable(shadow: ShadowDatabase) -> None:

@@ -20,6 +20,8 @@ from api.commands.optimize import optimize
 from api.commands.rules import rules
 from api.commands.serve import serve
 from api.commands.shadow import shadow
+from api.commands.store import store
+from api.commands.worker import worker
 from api.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED, problem_of
 from api.terminal import PipeClosedError, complain, emit, show_warnings
 from optimizer.errors import PlanproofError
@@ -69,6 +71,8 @@ def build() -> typer.Typer:
     app.add_typer(shadow, name="shadow", rich_help_panel="Shadows")
     app.command(rich_help_panel="Rules and servers")(rules)
     app.command(rich_help_panel="Rules and servers")(serve)
+    app.command(rich_help_panel="Rules and servers")(worker)
+    app.add_typer(store, name="store", rich_help_panel="Rules and servers")
     _add_plugins(app)
     return app
 

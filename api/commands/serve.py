@@ -3,43 +3,124 @@
 from __future__ import annotations
 
 import importlib
+import ipaddress
+import os
+import resource
+import shutil
 import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 from api.errors import AddressInUseError
 from api.settings import read_settings
-from api.terminal import complain
+from optimizer.errors import InputError
+from optimizer.settings import Settings
+
+_BACKLOG = 1_024
+_MOST_FILES = 65_536
 
 
 def serve(
     host: Annotated[str, typer.Option(metavar="H", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", min=0, max=65_535, help="Port; 0 takes a free one.")] = 8432,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Processes that answer requests.")] = 1,
+    grace: Annotated[
+        int, typer.Option(metavar="S", min=0, max=3_600, help="Seconds that running requests may take at the end.")
+    ] = 30,
+    no_worker: Annotated[
+        bool, typer.Option("--no-worker", help="Leave the jobs to `planproof worker`, run by somebody else.")
+    ] = False,
+    allow_anonymous: Annotated[
+        bool, typer.Option("--allow-anonymous", help="Serve other machines although no API keys are set.")
+    ] = False,
 ) -> None:
-    """Serve HTTP until interrupted. The API is described at /openapi.json and /docs.
+    """Serve HTTP until interrupted. The page for people is at /, the API is described at /openapi.json.
 
-    There is no authentication yet: beyond this machine, put it behind a proxy that has it.
+    Other machines are served only where PLANPROOF_API_KEYS holds keys. SIGTERM ends the service when running requests
+    are done; SIGHUP puts a fresh process in the place of each.
     """
-    read_settings()
+    settings = read_settings()
     listener = _listen(host, port)
+    _check_exposure(listener, settings, allow_anonymous)
     # Only here, because the web framework takes longer to import than most commands run.
-    uvicorn = importlib.import_module("uvicorn")
-    app = importlib.import_module("api.app").create_app()
+    importlib.import_module("api.telemetry").check()
+    importlib.import_module("api.access").Access.of(settings.api_keys, settings.allowed_hosts)
+    importlib.import_module("optimizer.cache.tiered").TieredCache.of(settings)
+    logs = importlib.import_module("api.logs")
+    crew = importlib.import_module("api.crew")
+    logs.configure(settings)
+    _raise_file_limit()
     address = listener.getsockname()
     shown = f"[{address[0]}]" if listener.family == socket.AF_INET6 else address[0]
-    complain(f"listening on http://{shown}:{address[1]}")
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=10
-    )
-    uvicorn.Server(config).run(sockets=[listener])
+    arguments = ("-P", "-m", "api.serving", str(listener.fileno()), str(grace), *_names(host))
+    programs = [
+        crew.Program(f"http-{number}", (sys.executable, *arguments), (listener.fileno(),))
+        for number in range(1, workers + 1)
+    ]
+    if not no_worker:
+        worker = (sys.executable, "-P", "-m", "api.cli", "worker", f"--grace={grace}", "--until-eof")
+        programs.append(crew.Program("worker", worker, essential=False))
+    with _shared_figures() as gone:
+        logs.logger("planproof.serve").info(f"listening on http://{shown}:{address[1]}")
+        status = crew.Crew(programs, grace, gone, stopping=listener.close).run()
+    if status:
+        raise typer.Exit(status)
 
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=128)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise AddressInUseError(
             f"cannot listen on {host} port {port} ({error.strerror}): choose others with --host and --port"
         ) from None
+
+
+def _check_exposure(listener: socket.socket, settings: Settings, allow_anonymous: bool) -> None:
+    """Refuse to serve other machines without keys, unless told so.
+
+    Errors: `InputError`.
+    """
+    address = listener.getsockname()[0]
+    if settings.api_keys or allow_anonymous or ipaddress.ip_address(address).is_loopback:
+        return
+    raise InputError(
+        f"{address} can be reached from other machines and no keys are set: set PLANPROOF_API_KEYS, or allow everybody "
+        "with --allow-anonymous"
+    )
+
+
+def _names(host: str) -> tuple[str, ...]:
+    """The names that `--host` itself gives the service."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return (host,)
+    return ()
+
+
+def _raise_file_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+@contextmanager
+def _shared_figures() -> Iterator[Callable[[int], None]]:
+    """Make the folder in which the processes leave their figures for each other, and delete it at the end.
+
+    Yields: what to call with the id of a process that has ended.
+    """
+    folder = tempfile.mkdtemp(prefix="planproof-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # before the library is imported
+    try:
+        yield importlib.import_module("api.metrics").forget_process
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What the routes share: the optimizer of the running application, and the problems every route may answer with."""
+"""What the routes share: parts of the running application, and the problems that routes may answer with."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from api.jobs import Jobs
+from api.admission import Admission
+from api.answers import Answers
+from api.jobs.queue import Jobs
 from api.problems import MEDIA_TYPE
-from api.schemas import ProblemModel
 from optimizer.pipeline import Optimizer
 
 
@@ -22,25 +23,45 @@ def _jobs(request: Request) -> Jobs:
     return jobs
 
 
+def _answers(request: Request) -> Answers:
+    answers: Answers = request.app.state.answers
+    return answers
+
+
+def _admission(request: Request) -> Admission:
+    admission: Admission = request.app.state.admission
+    return admission
+
+
 RunningOptimizer = Annotated[Optimizer, Depends(_optimizer)]
+RunningAnswers = Annotated[Answers, Depends(_answers)]
 RunningJobs = Annotated[Jobs, Depends(_jobs)]
+RunningAdmission = Annotated[Admission, Depends(_admission)]
 
 _DESCRIPTIONS = {
     400: "The SQL does not parse, is not one statement, or was refused; or the body is not JSON",
+    401: "No key, or a wrong one",
     403: "A source that the settings do not allow",
     404: "No such shadow or job",
+    408: "The body took too long to arrive",
+    409: "Not possible in the present state",
     413: "Too large",
+    415: "The body is not JSON",
+    421: "Sent to a host name that is not the service's",
     422: "A field is wrong",
-    429: "Too many requests",
-    503: "The shadow cannot be reached",
+    429: "Too many requests: the header Retry-After says when to try again",
+    500: "A defect of planproof",
+    503: "The shadow cannot be reached, or the service is overloaded or stopping",
     504: "The time limit passed",
 }
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's description of the problems that a route may answer with."""
-    schema = ProblemModel.model_json_schema()
+    """OpenAPI's description of the problems that a route may answer with, beside those that every route may."""
     return {
-        status: {"description": _DESCRIPTIONS[status], "content": {MEDIA_TYPE: {"schema": schema}}}
+        status: {
+            "description": _DESCRIPTIONS[status],
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemModel"}}},
+        }
         for status in statuses
     }

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
 
-from api.routes.common import RunningOptimizer, problems
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+
+from api.admission import while_connected
+from api.answers import Answers
+from api.errors import ClientGoneError
+from api.logs import note
+from api.metrics import observe_verdict
+from api.routes.common import RunningAdmission, RunningAnswers, RunningOptimizer, problems
 from api.schemas import (
     EquivalenceRequest,
     ExplainRequest,
@@ -14,42 +25,85 @@ from api.schemas import (
     ReportModel,
     VerdictModel,
 )
-from api.targets import check_measurable, target
+from api.targets import target
 from api.views import explanation_view
-from optimizer.equivalence.verdict import Equivalence
-from optimizer.pipeline import Options
+from optimizer.pipeline import Optimizer
+
+_JSON = "application/json"
+
+
+class RecallingRoute(APIRoute):
+    """Answers a body that was answered before out of memory, before anything reads it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Put the look into memory before the framework's own handler."""
+        handler = super().get_route_handler()
+
+        async def recalling(request: Request) -> Response:
+            answers: Answers = request.app.state.answers
+            try:
+                body = await request.body()
+            except ClientDisconnect:
+                raise ClientGoneError from None
+            known = answers.recall(body, _content_type(request))
+            if known is None:
+                return await handler(request)
+            note(request.scope, cache="memory")
+            return Response(known, media_type=_JSON)
+
+        return recalling
+
 
 router = APIRouter(prefix="/v1", tags=["queries"])
-_PROBLEMS = problems(400, 404, 413, 422, 503, 504)
+_PROBLEMS = problems(400, 404, 413, 422, 429, 503, 504)
 
 
-@router.post("/optimize", response_model=ReportModel, responses=_PROBLEMS)
-def optimize(request: OptimizeRequest, optimizer: RunningOptimizer) -> JSONResponse:
-    """Find proven advice for one query."""
-    options = Options(
-        disable=frozenset(request.disable),
-        min_equivalence=Equivalence(request.min_equivalence),
-        parameters=None if request.params is None else tuple(request.params),
-        measure=request.measure,
-        llm=request.llm,
-        timeout_ms=request.timeout_ms,
-    )
-    with target(optimizer.services, request.shadow, request.schema_) as shadow:
-        if request.measure:
-            check_measurable(shadow)
-        return JSONResponse(optimizer.optimize(request.sql, shadow, options).as_dict())
+async def optimize(request: OptimizeRequest, http: Request, answers: RunningAnswers) -> Response:
+    """Find proven advice for one query; `cached` says that it was found for an earlier request, or another's."""
+    answer = await while_connected(http, answers.answer(request, await http.body(), _content_type(http)))
+    note(http.scope, cache=answer.origin)
+    return Response(answer.body, media_type=_JSON)
+
+
+router.add_api_route(
+    "/optimize",
+    optimize,
+    methods=["POST"],
+    response_model=ReportModel,
+    responses=_PROBLEMS,
+    route_class_override=RecallingRoute,
+)
 
 
 @router.post("/equivalence", response_model=VerdictModel, responses=_PROBLEMS)
-def equivalence(request: EquivalenceRequest, optimizer: RunningOptimizer) -> JSONResponse:
+async def equivalence(
+    request: EquivalenceRequest, http: Request, optimizer: RunningOptimizer, admission: RunningAdmission
+) -> JSONResponse:
     """Check whether two queries return the same rows; `refuted` and `unknown` are answers too, with status 200."""
-    with target(optimizer.services, request.shadow, request.schema_) as shadow:
-        verdict = optimizer.equivalent(request.left, request.right, shadow.ddl(), request.timeout_ms)
-        return JSONResponse(verdict.as_dict())
+    work = partial(_judge, optimizer, request)
+    verdict = await while_connected(http, admission.run(work, optimizer.settings.optimize_timeout_ms))
+    observe_verdict(verdict)
+    return JSONResponse(verdict)
 
 
 @router.post("/explain", response_model=ExplanationModel, responses=_PROBLEMS)
-def explain(request: ExplainRequest, optimizer: RunningOptimizer) -> JSONResponse:
+async def explain(
+    request: ExplainRequest, http: Request, optimizer: RunningOptimizer, admission: RunningAdmission
+) -> JSONResponse:
     """Plan one query with hypothetical indexes."""
+    work = partial(_plan, optimizer, request)
+    return JSONResponse(await while_connected(http, admission.run(work, optimizer.settings.optimize_timeout_ms)))
+
+
+def _judge(optimizer: Optimizer, request: EquivalenceRequest, _left_ms: float) -> dict[str, Any]:
     with target(optimizer.services, request.shadow, request.schema_) as shadow:
-        return JSONResponse(explanation_view(optimizer.explain(request.sql, shadow, request.indexes)))
+        return optimizer.equivalent(request.left, request.right, shadow.ddl(), request.timeout_ms).as_dict()
+
+
+def _plan(optimizer: Optimizer, request: ExplainRequest, _left_ms: float) -> dict[str, Any]:
+    with target(optimizer.services, request.shadow, request.schema_) as shadow:
+        return explanation_view(optimizer.explain(request.sql, shadow, request.indexes))
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "")
