@@ -48,10 +48,19 @@ _CACHED, _NOT_CACHED = b"true}", b"false}"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The bytes of a response, and where they come from: `memory`, `redis`, `shared`, `miss`, or `none` of these."""
+    """One response.
+
+    Parameters:
+        body: its bytes.
+        origin: where they come from: `memory`, `redis`, `shared`, `miss`, or `none` of these.
+        cached: what the body says of that.
+        advice: how many the body holds.
+    """
 
     body: bytes
     origin: str
+    cached: bool
+    advice: int
 
 
 class Answers:
@@ -85,7 +94,7 @@ class Answers:
         build = partial(build_digest, optimizer.settings, optimizer.services.plugins, optimizer.rules)
         return cls(optimizer, admission, cache, await to_thread.run_sync(build))
 
-    def recall(self, body: bytes, content_type: str) -> bytes | None:
+    def recall(self, body: bytes, content_type: str) -> Answer | None:
         """Answer a body that was answered before, from memory; takes microseconds and never blocks.
 
         Parameters:
@@ -113,25 +122,24 @@ class Answers:
         """
         limit_ms = float(request.timeout_ms or self._settings.optimize_timeout_ms)
         if request.measure or not self._settings.cache_ttl_s:
-            return Answer(await self._admission.run(partial(self._uncached, request), limit_ms), "none")
+            return await self._admission.run(partial(self._uncached, request), limit_ms)
         question, record = await to_thread.run_sync(self._read, request, limiter=self._reading)
         if len(body) <= MAX_INLINE_BYTES and question.size <= self._recent.maxsize:
             self._recent[_identity(body, content_type)] = question
         remembered = self._remembered(question, record)
         if remembered is not None:
-            return Answer(remembered, "memory")
+            return remembered
         found, began = await self._shared(request, question, record, limit_ms)
         origin = _origin(found, began)
         self._lookups[origin].inc()
-        ending = _NOT_CACHED if origin == "miss" else _CACHED
-        return Answer(question.opening + found.middle + ending, origin)
+        return _answer(question.opening, found.middle, origin)
 
-    def _remembered(self, question: Question, record: ShadowRecord | None) -> bytes | None:
+    def _remembered(self, question: Question, record: ShadowRecord | None) -> Answer | None:
         middle = self._cache.recall(_keys(question, record))
         if middle is None:
             return None
         self._lookups["memory"].inc()
-        return question.opening + middle + _CACHED
+        return _answer(question.opening, middle, "memory")
 
     def _read(self, request: OptimizeRequest) -> tuple[Question, ShadowRecord | None]:
         """Read a request, and the record of the registered shadow that it is about."""
@@ -149,8 +157,8 @@ class Answers:
     ) -> tuple[Fetched | Made, bool]:
         """Fetch or compute an answer once for all who want it now; says whether it was this caller who began."""
         keys = _keys(question, record)
-        # Whoever shares a computation shares its errors, so the text must be the same, and the time it may take.
-        flight = (keys, question.opening, request.timeout_ms)
+        # Whoever shares a computation shares its errors: the text and its place must be the same, and the time too.
+        flight = (keys, question.opening, question.statement, request.timeout_ms)
         deadline = Deadline.after(limit_ms)
         while True:
             left_ms = deadline.remaining_ms
@@ -200,9 +208,9 @@ class Answers:
             return 0.0
         return min(self._settings.cache_ttl_s, self._services.fresh_s(record))
 
-    def _uncached(self, request: OptimizeRequest, left_ms: float) -> bytes:
+    def _uncached(self, request: OptimizeRequest, left_ms: float) -> Answer:
         report, shape = self._optimize(request, request.sql, left_ms)
-        return opening_of(report.query.sql) + _middle(shape) + _NOT_CACHED
+        return _answer(opening_of(report.query.sql), _middle(shape), "none")
 
     def _optimize(self, request: OptimizeRequest, sql: str, left_ms: float) -> tuple[Report, Mapping[str, Any]]:
         options = Options(
@@ -231,10 +239,20 @@ def _identity(body: bytes, content_type: str) -> bytes:
 
 
 def _middle(shape: Mapping[str, Any]) -> bytes:
-    """A report in JSON between the text of the query and the value of `cached`, which come first and last."""
+    """How much advice there is, on a line of its own; then a report in JSON without its first and its last value.
+
+    Those are the text of the query and `cached`.
+    """
     query = {name: value for name, value in shape["query"].items() if name != "sql"}
     rest = {name: value for name, value in shape.items() if name not in ("query", "cached")}
-    return f',{_json(query)[1:]},{_json(rest)[1:-1]},"cached":'.encode()
+    return f'{len(shape["advice"])}\n,{_json(query)[1:]},{_json(rest)[1:-1]},"cached":'.encode()
+
+
+def _answer(opening: bytes, middle: bytes, origin: str) -> Answer:
+    """Put an answer together."""
+    count, _, report = middle.partition(b"\n")
+    cached = origin not in ("miss", "none")
+    return Answer(opening + report + (_CACHED if cached else _NOT_CACHED), origin, cached, int(count))
 
 
 def _json(value: Any) -> str:

@@ -21,6 +21,7 @@ from api.body_limit import BodyLimit
 from api.headers import SafeHeaders, new_request_id, proper_request_id
 from api.jobs.queue import Jobs
 from api.observed import Observed
+from api.readiness import Readiness
 from api.routes import jobs, page, queries, service, shadows
 from api.settings import read_settings
 from optimizer.cache.tiered import TieredCache
@@ -48,9 +49,12 @@ def create_app(services: Services | None = None, *, hosts: Iterable[str] = ()) -
         app.state.admission = Admission(settings.max_running, settings.max_waiting)
         app.state.answers = await Answers.of(app.state.optimizer, app.state.admission, cache)
         app.state.jobs = Jobs(settings, opened.supervisor)
+        app.state.readiness = Readiness(opened.supervisor)
+        app.state.readiness.start()
         try:
             yield
         finally:
+            await app.state.readiness.close()
             await run_in_threadpool(app.state.jobs.close)
             await run_in_threadpool(app.state.optimizer.close)
             await run_in_threadpool(cache.close)

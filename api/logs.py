@@ -7,6 +7,7 @@ route, and an exception is logged as its class and where it was raised, without 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import traceback
@@ -96,9 +97,10 @@ def _shared() -> list[Processor]:
 
 
 def _renderer(settings: Settings) -> Processor:
-    if settings.log_format == "json":
+    terminal = sys.stderr.isatty()
+    if settings.log_format == "json" or (settings.log_format == "auto" and not terminal):
         return structlog.processors.JSONRenderer()
-    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), timestamp_key="time")
+    return structlog.dev.ConsoleRenderer(colors=terminal and "NO_COLOR" not in os.environ, timestamp_key="time")
 
 
 def _add_request_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -28,7 +28,8 @@ class Question:
     """One request, read.
 
     Parameters:
-        statement: what is to be planned: the SQL without the comments around it.
+        statement: what is to be planned: the SQL, with blanks for the comments in front and nothing for those behind,
+            so that errors tell the place in the asker's own text.
         opening: the beginning of the answer, in JSON, up to and including the text of the query.
         shadow: name of the registered shadow; empty where a schema came along.
         digests: one for each key, the most particular first.
@@ -50,7 +51,7 @@ class Question:
     @property
     def size(self) -> int:
         """Bytes that this object takes, nearly."""
-        return 2 * len(self.opening) + 1_000
+        return len(self.opening) + 2 * len(self.statement) + 1_000
 
 
 def read_question(request: OptimizeRequest, shadow: str, build: str, max_bytes: int) -> Question:
@@ -64,7 +65,7 @@ def read_question(request: OptimizeRequest, shadow: str, build: str, max_bytes: 
 
     Errors: `SqlError`, `TooLargeError`.
     """
-    text = statement_text(request.sql, max_bytes=max_bytes)
+    before, text = statement_text(request.sql, max_bytes=max_bytes)
     layout = read_layout(text)
     rest = {
         "build": build,
@@ -77,12 +78,16 @@ def read_question(request: OptimizeRequest, shadow: str, build: str, max_bytes: 
     }
     forms = dict.fromkeys((layout.remarked, layout.tokens))  # one and the same without comments
     digests = tuple(_digest(json.dumps([form, rest])) for form in forms)
-    return Question(layout.statement, opening_of(text), shadow, digests)
+    return Question(_blank(before) + layout.statement, opening_of(text), shadow, digests)
 
 
 def opening_of(text: str) -> bytes:
     """The beginning of an answer about a query's text."""
     return f'{{"query":{{"sql":{json.dumps(text, ensure_ascii=False)}'.encode()
+
+
+def _blank(text: str) -> str:
+    return "".join("\n" if char == "\n" else " " for char in text)
 
 
 def _typed(value: Any) -> list[str]:

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+)
 
 
 def _storable(value: str) -> str:
@@ -38,12 +47,12 @@ class OptimizeRequest(_Request):
     sql: Sql
     shadow: ShadowName | None = None
     schema_: Annotated[Schema, Field(alias="schema")] = None
-    params: Annotated[list[ParameterValue], Field(max_length=1_000)] | None = Field(
+    params: Annotated[list[ParameterValue], Field(max_length=1_000, fail_fast=True)] | None = Field(
         None, description="Values of $1, $2, ...; without them the plan is generic."
     )
     llm: StrictBool = Field(False, description="Ask the configured language model for rewrites too.")
     measure: StrictBool = Field(False, description="Execute before and after; only on an attached shadow.")
-    disable: Annotated[list[RuleCode], Field(max_length=1_000)] = []
+    disable: Annotated[list[RuleCode], Field(max_length=1_000, fail_fast=True)] = []
     min_equivalence: Literal["tested", "bounded", "proved"] = "tested"
     timeout_ms: Annotated[StrictInt, Field(ge=1, le=3_600_000)] | None = None
 
@@ -64,8 +73,8 @@ class ExplainRequest(_Request):
     sql: Sql
     shadow: ShadowName | None = None
     schema_: Annotated[Schema, Field(alias="schema")] = None
-    indexes: Annotated[list[Annotated[StrictStr, Field(max_length=10_000)]], Field(max_length=100)] = Field(
-        [], examples=[["CREATE INDEX ON orders (user_id, placed_at)"]]
+    indexes: Annotated[list[Annotated[StrictStr, Field(max_length=10_000)]], Field(max_length=100, fail_fast=True)] = (
+        Field([], examples=[["CREATE INDEX ON orders (user_id, placed_at)"]])
     )
 
 

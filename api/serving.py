@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import signal
 import socket
 import sys
@@ -18,7 +17,6 @@ import uvicorn
 from api import logs
 from api.app import create_app
 from api.errors import problem_of
-from api.metrics import DIRECTORY
 from api.protocol import KEEP_ALIVE_S, MAX_HEAD_BYTES, TimedProtocol
 from api.settings import read_settings
 from api.terminal import complain
@@ -34,9 +32,9 @@ SWITCH_INTERVAL_S = 0.000_5
 def main() -> None:
     """Serve until SIGTERM; the process's exit status is 0 then."""
     descriptor, grace_s, *hosts = sys.argv[1:]
-    # uvicorn hands signals on once it has stopped; they have done their work by then.
+    # Until uvicorn handles signals there is nothing to finish; it hands them on once it has stopped, when all is done.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, lambda *_: os._exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _end_with_parent()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -70,7 +68,6 @@ def _end_with_parent() -> None:
         while os.read(0, 1):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
-        shutil.rmtree(os.environ.get(DIRECTORY, ""), ignore_errors=True)  # which the parent would have deleted
 
     threading.Thread(target=watch, name="planproof-parent", daemon=True).start()
 

@@ -80,7 +80,7 @@ class _Once(logging.Handler):
         self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
+        message = getattr(record, "on_terminal", None) or record.getMessage()
         if record.exc_info:
             complain(message)
             sys.stderr.write(logging.Formatter().formatException(record.exc_info) + "\n")

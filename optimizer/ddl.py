@@ -27,7 +27,15 @@ from psycopg.pq import ExecStatus
 
 from optimizer.ddl_kinds import Fate, Ruling, judge
 from optimizer.ddl_pieces import Piece, PieceKind, cut
-from optimizer.errors import InputError, ShadowUnavailableError, SqlError, TimeLimitError, TooLargeError
+from optimizer.errors import (
+    CROWDED,
+    NO_LOCKS_LEFT,
+    InputError,
+    ShadowUnavailableError,
+    SqlError,
+    TimeLimitError,
+    TooLargeError,
+)
 from optimizer.foreign import dialect_hint
 from optimizer.parse_guard import read_outline
 
@@ -333,6 +341,8 @@ def _translated(error: psycopg.Error, item: Statement | CopyRows) -> SqlError | 
     message = diagnosis.message_primary
     if message is None or diagnosis.severity_nonlocalized in ("FATAL", "PANIC"):
         return ShadowUnavailableError(f"the shadow's server went away while running line {item.line}")
+    if message == NO_LOCKS_LEFT:
+        return ShadowUnavailableError(CROWDED)
     if diagnosis.message_detail:
         message += f" ({diagnosis.message_detail.splitlines()[0]})"
     if isinstance(item, CopyRows):

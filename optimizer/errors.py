@@ -8,6 +8,9 @@ from __future__ import annotations
 
 #: Longest message, in characters: what a server says may be as long as whoever wrote its functions likes.
 MAX_MESSAGE = 1_000
+#: PostgreSQL's words when its lock table, which all databases of a server share, is full; and ours.
+NO_LOCKS_LEFT = "out of shared memory"
+CROWDED = "the shadow's server has no locks left, since some statement takes very many: try again"
 
 
 def one_line(text: str) -> str:
@@ -52,6 +55,13 @@ class SqlError(InputError):
         place = f" (line {self.line}, column {self.column})" if self.line is not None else ""
         return f"{self.args[0]}{place}"
 
+    def after(self, before: str) -> SqlError:
+        """The same error as seen in a longer text, where `before` stands in front of the text that it speaks of."""
+        if self.line is None or self.column is None:
+            return self
+        column = self.column + (len(before) - (before.rfind("\n") + 1) if self.line == 1 else 0)
+        return SqlError(str(self.args[0]), line=self.line + before.count("\n"), column=column)
+
     @classmethod
     def at_offset(cls, message: str, sql: str, offset: int | None) -> SqlError:
         """Build the error for a character `offset` (0-based) in `sql`; None leaves the place out."""
@@ -75,11 +85,13 @@ class ShadowUnavailableError(PlanproofError):
     Parameters:
         message: one line.
         public: what to tell people who may not know where the server is; None tells them the message.
+        lasting: it will be the same the next time, as with a wrong password.
     """
 
-    def __init__(self, message: str, *, public: str | None = None) -> None:
+    def __init__(self, message: str, *, public: str | None = None, lasting: bool = False) -> None:
         super().__init__(message)
         self.public = public
+        self.lasting = lasting
 
 
 class StoreUnavailableError(PlanproofError):

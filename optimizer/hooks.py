@@ -253,8 +253,11 @@ def _call(implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
 
 
 def _failure(plugin: str, where: str, error: BaseException) -> PluginFailure:
-    failure = PluginFailure(plugin, where, f"{type(error).__name__}: {error}".splitlines()[0])
-    _log.warning("plugin %s failed in %s: %s", plugin, where, failure.detail)
+    kind = type(error).__name__
+    failure = PluginFailure(plugin, where, f"{kind}: {error}".splitlines()[0])
+    # Its message may repeat SQL or secrets, which no log may hold: only the report and a person's terminal show it.
+    shown = f"plugin {plugin} failed in {where}: {failure.detail}"
+    _log.warning("plugin %s failed in %s: %s", plugin, where, kind, extra={"on_terminal": shown})
     return failure
 
 

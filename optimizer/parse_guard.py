@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import re
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
@@ -25,6 +26,10 @@ _pb: Any = importlib.import_module("postgast.pg_query_pb2")
 
 #: Most tokens on one path of nested lists. A crash took 20,000 links, of two tokens or more, on an 8 MB stack.
 MAX_CHAIN: Final = 10_000
+#: Most subscripts in a row.
+MAX_SUBSCRIPTS: Final = 8
+#: Most arrays and subscripts in one statement.
+MAX_BRACKETS: Final = 500
 _OPEN: Final = frozenset((_pb.ASCII_40, _pb.ASCII_91))
 _CLOSE: Final = frozenset((_pb.ASCII_41, _pb.ASCII_93))
 _SEPARATORS: Final = frozenset((_pb.ASCII_44, _pb.ASCII_59))
@@ -69,6 +74,52 @@ def check_chains(sql: str) -> None:
         if total > MAX_CHAIN:
             before = sql.encode()[: token.start].decode(errors="ignore")
             raise SqlError.at_offset("an expression is chained or nested too long: shorten it", sql, len(before))
+
+
+def check_subscripts(sql: str) -> None:
+    """Refuse text that sqlglot takes minutes for: it tries each subscript that follows another in several ways.
+
+    Its time grows with the cube of their number (400 in a row, 1 kB, took 15 s); PostgreSQL's arrays have 6 dimensions.
+    Others take a millisecond or two each.
+
+    Errors: `SqlError` with the place; also for text that does not even scan.
+    """
+    if sql.count("[") <= MAX_SUBSCRIPTS:
+        return
+    try:
+        tokens = postgast.scan(sql).tokens
+    except PgQueryError as error:
+        raise syntax_error(error, sql) from error
+    if sum(token.token == _pb.ASCII_91 for token in tokens) > MAX_BRACKETS:
+        raise SqlError(f"more than {MAX_BRACKETS} arrays and subscripts")
+    levels = [_Level()]
+    for token in tokens:
+        kind = token.token
+        if kind in _COMMENTS:
+            continue
+        level = levels[-1]
+        if kind == _pb.ASCII_91:
+            level.run = level.run + 1 if level.before == "]" else 1
+            if level.run > MAX_SUBSCRIPTS:
+                before = sql.encode()[: token.start].decode(errors="ignore")
+                raise SqlError.at_offset(f"more than {MAX_SUBSCRIPTS} subscripts in a row", sql, len(before))
+        if kind in _OPEN:
+            levels.append(_Level())
+        elif kind in _CLOSE and len(levels) > 1:
+            levels.pop()
+            levels[-1].before = "]" if kind == _pb.ASCII_93 else ""
+        elif kind == _pb.ASCII_46 and level.before == "]":
+            level.before = "."
+        else:  # a field of what the subscripts gave goes on with them
+            level.before = "]" if level.before == "." else ""
+
+
+@dataclass(slots=True)
+class _Level:
+    """Between two brackets: the subscripts in a row so far, and whether the next one would follow them."""
+
+    run: int = 0
+    before: str = ""
 
 
 def read_outline(sql: str) -> list[Any]:

@@ -136,9 +136,8 @@ class Optimizer:
         Errors: `SqlError`, `TooLargeError`, `ShadowUnavailableError`.
         """
         limit = self.settings.max_sql_bytes
-        return self.gate.check(
-            Query.parse(left, max_bytes=limit), Query.parse(right, max_bytes=limit), ddl, timeout_ms=timeout_ms
-        )
+        first, second = _one_of_two("left", left, limit), _one_of_two("right", right, limit)
+        return self.gate.check(first, second, ddl, timeout_ms=timeout_ms)
 
     def explain(self, sql: str, shadow: ShadowDatabase, indexes: Sequence[str] = ()) -> Explanation:
         """Plan one query, with hypothetical indexes given as CREATE INDEX statements.
@@ -153,7 +152,8 @@ class Optimizer:
             if refused:
                 raise InputError(f"the shadow cannot hold this hypothetical index: {refused[0]}")
             hypothetical = tuple(dict.fromkeys(made.values()))
-            return Explanation(session.explain(query.sql, using=hypothetical), hypothetical)
+            with query.in_place():
+                return Explanation(session.explain(query.sql, using=hypothetical), hypothetical)
 
     def close(self) -> None:
         """Give back what the gate holds."""
@@ -178,7 +178,8 @@ class Optimizer:
         """Plan the query, the other forms that rules give it, and the indexes that each form wants."""
         with shadow.session() as session:
             planner = Planner(session, options.parameters, watch)
-            original = Form(query, planner.explain(query.sql))
+            with query.in_place():
+                original = Form(query, planner.explain(query.sql))
             deadline.check("planning the query")
             with watch.phase("propose"):
                 unfit = unfit_for_rewriting(query, catalog)
@@ -244,7 +245,7 @@ class Optimizer:
             try:
                 return self.gate.check(query, form.query, shadow.ddl(), timeout_ms=limit, rounds=rounds)
             except SqlError as error:  # it may be planned on the shadow and yet not run on its bare schema
-                return Verdict(Equivalence.UNKNOWN, "none", detail=str(error))
+                return Verdict(Equivalence.UNKNOWN, "none", detail=str(error.args[0]))
 
         return Judge(verdict_on, options.min_equivalence)
 
@@ -267,6 +268,13 @@ class Optimizer:
             Rejection(f.plugin, "", "plugin_error", f"the plugin failed in {f.where}: {f.detail}")
             for f in self.services.plugins.failures
         )
+
+
+def _one_of_two(name: str, sql: str, max_bytes: int) -> Query:
+    try:
+        return Query.parse(sql, max_bytes=max_bytes)
+    except SqlError as error:
+        raise SqlError(f"in the {name} query: {error.args[0]}", line=error.line, column=error.column) from None
 
 
 @dataclass

@@ -8,6 +8,8 @@ query by PostgreSQL's grammar is planned and gets index advice, but is never rew
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NewType
@@ -21,7 +23,7 @@ from optimizer.canonical import canonical, relation_names
 from optimizer.dialect import PlanproofPostgres
 from optimizer.errors import SqlError, TooLargeError
 from optimizer.foreign import dialect_hint
-from optimizer.parse_guard import check_chains, read_outline, syntax_error
+from optimizer.parse_guard import check_chains, check_subscripts, read_outline, syntax_error
 
 #: planproof's own identity of a query's shape, literals left out. Not PostgreSQL's queryid, which differs by version.
 Fingerprint = NewType("Fingerprint", str)
@@ -33,6 +35,7 @@ MAX_NESTING = 100
 MAX_TREE_TOKENS = 50_000
 #: Statement kinds that are planned, by libpg_query's node name.
 _KINDS = {"select_stmt": "select", "insert_stmt": "insert", "update_stmt": "update", "delete_stmt": "delete"}
+_BETWEEN = frozenset(map(postgast.pg_query_pb2.Token.Value, ("SQL_COMMENT", "C_COMMENT", "ASCII_59")))
 _DRIVER_PLACEHOLDER = re.compile(r"%s|%\(\w+\)s|(?<![:\w]):[A-Za-z_]\w*|\?")
 
 
@@ -54,10 +57,12 @@ class Query:
     Parameters:
         sql: the user's text without its final semicolon.
         parsed: what the parsers found.
+        before: what stands in front of it in the user's text: blanks and comments.
     """
 
     sql: str
     parsed: Parsed = field(repr=False, compare=False)
+    before: str = field(default="", repr=False, compare=False)
 
     @classmethod
     def parse(cls, sql: str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Query:
@@ -70,7 +75,12 @@ class Query:
         Errors: `SqlError` with line and column; `TooLargeError`.
         """
         check_text(sql, max_bytes)
-        text = _one_statement(sql)
+        before, text = _one_statement(sql)
+        with _in_place(before):
+            return cls._parse(before, text)
+
+    @classmethod
+    def _parse(cls, before: str, text: str) -> Query:
         outline = read_outline(text)[0]
         node = outline.WhichOneof("node") or "unknown"
         if node not in _KINDS:
@@ -86,7 +96,16 @@ class Query:
             tree=tree,
             unreadable=unreadable,
         )
-        return cls(text, parsed)
+        return cls(text, parsed, before)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Turn the places of errors that are about `sql` into places in the user's text.
+
+        Errors: `SqlError`, when one was raised in the block.
+        """
+        with _in_place(self.before):
+            yield
 
     @property
     def kind(self) -> str:
@@ -127,8 +146,16 @@ class Query:
             return ()
 
 
-def statement_text(sql: str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> str:
-    """Return the text that `Query.sql` would be, without reading more of it than that takes.
+@contextmanager
+def _in_place(before: str) -> Iterator[None]:
+    try:
+        yield
+    except SqlError as error:
+        raise error.after(before) from error.__cause__
+
+
+def statement_text(sql: str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> tuple[str, str]:
+    """Return the texts that `Query.before` and `Query.sql` would be, without reading more than that takes.
 
     Errors: as `Query.parse`, for what is not one statement of PostgreSQL's.
     """
@@ -143,6 +170,10 @@ def render(tree: exp.Expr) -> str:
 
 def parse_expression(sql: str) -> exp.Expr:
     """Parse a piece of SQL (a predicate, an index expression) that PostgreSQL itself printed."""
+    try:
+        check_subscripts(sql)
+    except SqlError as error:
+        raise SqlglotError(str(error)) from error
     return sqlglot.parse_one(sql, dialect=PlanproofPostgres)
 
 
@@ -182,7 +213,8 @@ def _check_nesting(sql: str) -> None:
             raise SqlError.at_offset(f"the query nests parentheses deeper than {MAX_NESTING} levels", sql, offset)
 
 
-def _one_statement(sql: str) -> str:
+def _one_statement(sql: str) -> tuple[str, str]:
+    """Return what stands in front of the statement, and the statement."""
     check_chains(sql)
     try:
         statements = postgast.split(sql)
@@ -191,12 +223,21 @@ def _one_statement(sql: str) -> str:
         raise _syntax_error(sql, error) from None
     if not statements:
         raise SqlError("the query holds only comments: give one SELECT, INSERT, UPDATE or DELETE")
+    start = 0 if sql.startswith(statements[0]) else _first_token(sql)
     if len(statements) > 1:
-        start = sql.index(statements[1], sql.index(statements[0]) + len(statements[0]))
+        end = start + len(statements[0])
+        start = end + _first_token(sql[end:])
         raise SqlError.at_offset(
             f"{len(statements)} statements where one is expected: send them one by one", sql, start
         )
-    return str(statements[0]).strip()
+    return sql[:start], statements[0].strip()
+
+
+def _first_token(sql: str) -> int:
+    """Where the first statement begins, behind blanks, comments and lone semicolons."""
+    data = sql.encode()
+    token = next(token for token in postgast.scan(sql).tokens if token.token not in _BETWEEN)
+    return len(data[: token.start].decode())
 
 
 def _syntax_error(sql: str, error: postgast.PgQueryError) -> SqlError:
@@ -246,6 +287,10 @@ def _readable(sql: str) -> exp.Expr | None:
 
 def _sqlglot_tree(sql: str) -> exp.Expr:
     """Parse with sqlglot, whose tokenizer wants a space after `$1`."""
+    try:
+        check_subscripts(sql)
+    except SqlError as error:
+        raise ValueError(str(error)) from error
     if "$" not in sql and len(sql) <= MAX_TREE_TOKENS:  # a token has a character at least
         return sqlglot.parse_one(sql, dialect=PlanproofPostgres)
     tokens = postgast.scan(sql).tokens

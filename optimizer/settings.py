@@ -78,7 +78,9 @@ class Settings(BaseSettings):
     )
     max_waiting: int = Field(32, ge=0, description="HTTP requests that may wait for their turn; further ones get 429.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe logged event.")
-    log_format: Literal["json", "console"] = Field("json", description="How the servers print their log to stderr.")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="How the servers print their log to stderr; auto is console on a terminal, else json."
+    )
     store_url: SecretStr | None = Field(
         None, description="PostgreSQL database for jobs; without it planproof runs one of its own."
     )

@@ -7,6 +7,7 @@ changed catalog, a file written, disk filled, a lock or a session left behind, a
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import secrets
 import shutil
@@ -18,7 +19,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import psycopg
 from http_server import serving
+from model_server import ModelServer, model_server
 
 from api.app import create_app
 from optimizer.equivalence.scratch import Lease
@@ -42,8 +45,8 @@ LIMITS: Final[dict[str, Any]] = {
     "cluster_linger_s": 10,
     "log_level": "error",
 }
-#: Bytes on disk that one case may leave behind: a schema's databases, and what the server recycles of its log.
-MAX_DISK_GROWTH: Final = 400_000_000
+#: Bytes on disk that cases may leave behind: databases that are kept, and the log that each server keeps (256 MB).
+MAX_DISK_GROWTH: Final = 2 * 256 * 1024**2 + 150_000_000
 #: Seconds in which whatever a case started has to be gone.
 PATIENCE_S: Final = 10.0
 _KINDS: Final = (ClusterKind.HOLLOW, ClusterKind.SCRATCH)
@@ -95,6 +98,7 @@ class Arena:
         marker: with which the names of files begin that hostile input may try to write.
         neighbour: a planning session on another shadow.
         lease, reader: a database of the gate for another schema, and a session in it.
+        model: a language model's endpoint that says what it is told to.
         cases: run so far.
     """
 
@@ -107,12 +111,14 @@ class Arena:
     neighbour: HollowSession
     lease: Lease
     reader: Session
+    model: ModelServer
     generations: dict[ClusterKind, str] = field(default_factory=dict)
     catalogs: dict[str, Any] = field(default_factory=dict)
     limits: dict[str, Any] = field(default_factory=lambda: dict(LIMITS))
     disk: int = 0
     cases: int = 0
     files: frozenset[str] = frozenset()
+    watchers: dict[ClusterKind, psycopg.Connection[Any]] = field(default_factory=dict)
 
     def cluster(self, kind: ClusterKind) -> Cluster:
         """The running cluster."""
@@ -211,13 +217,20 @@ class Arena:
             left = []
             for kind in _KINDS:
                 try:
-                    with self.cluster(kind).connect() as admin:
-                        left += [f"{kind}: {row}" for row in admin.execute(_LEFT_BEHIND).fetchall() if any(row)]
-                except ShadowUnavailableError as error:
+                    rows = self._watcher(kind).execute(_LEFT_BEHIND).fetchall()
+                    left += [f"{kind}: {row}" for row in rows if any(row)]
+                except (ShadowUnavailableError, psycopg.OperationalError) as error:
                     left.append(f"{kind}: {error}")
             if not left or time.monotonic() > deadline:
                 return [f"left behind: {line}" for line in left]
             time.sleep(0.1)
+
+    def _watcher(self, kind: ClusterKind) -> psycopg.Connection[Any]:
+        """A superuser's connection that is kept as long as it stands."""
+        known = self.watchers.get(kind)
+        if known is None or known.closed or known.broken:
+            self.watchers[kind] = known = self.cluster(kind).connect()
+        return known
 
     def _neighbour_harm(self) -> list[str]:
         """The neighbours' sessions still answer, with their rows."""
@@ -244,6 +257,10 @@ def arena() -> Iterator[Arena]:
     settings = Settings(home=home, **LIMITS)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, home, ignore_errors=True)
+        model = stack.enter_context(model_server())
+        for name, value in model.environment.items():
+            stack.callback(os.environ.pop, name, None)
+            os.environ[name] = value
         services = stack.enter_context(Services.open(settings))
         stack.callback(services.supervisor.stop_all)
         client = stack.enter_context(serving(create_app(services)))
@@ -263,6 +280,8 @@ def arena() -> Iterator[Arena]:
         )
         reader = scratch.reader(lease)
         stack.callback(reader.close)
-        ready = Arena(home, services, optimizer, client, secret, marker, session, lease, reader)
+        ready = Arena(home, services, optimizer, client, secret, marker, session, lease, reader, model)
         ready.remember()
         yield ready
+        for watcher in ready.watchers.values():
+            watcher.close()

@@ -7,10 +7,13 @@ Each file is a theme:
     cases:
       - id: unique in the corpus
         why: what the attack is
-        face: optimize | explain | equivalence | schema | stats | http | clone | attached     (default: explain)
+        face: optimize | explain | equivalence | schema | stats | http | clone | attached | llm     (default: explain)
         via: http (default) | core | cli                  how the face is reached
         ...: the input, see `FACES`
-        expect: what must happen: an error's class, `planned`, `made`, a verdict, an HTTP status, or a list of these
+        expect: what must happen: an error's class, `planned`, `made`, a verdict, `advised` or `unadvised` (by a model),
+            an HTTP status, or a list of these
+        answer: for `llm`, what the model answers: `rewrites`, `indexes`, `title`, `why`, or `text` for anything else
+        unsent: texts that the model must not be sent
         says: a regular expression that the answer must hold
         absent: texts that the answer must not hold, beside the arena's secret
         present: texts that it must hold
@@ -39,6 +42,7 @@ import yaml
 from command_line import planproof
 from hostile_arena import Arena
 from hostile_sources import attached_record, source
+from model_server import KEY, completion, proposing
 
 from api.errors import TABLE
 from api.views import explanation_view, record_view
@@ -56,6 +60,7 @@ _FIELDS = frozenset(
     {
         *("id", "why", "face", "via", "schema", "expect", "says", "absent", "present"),
         *("sql", "left", "right", "params", "indexes", "options", "stats"),
+        *("answer", "unsent"),
         *("method", "path", "body", "headers", "source", "source_after"),
     }
 )
@@ -335,6 +340,33 @@ def _attached(arena: Arena, case: Case) -> Outcome:
     return Outcome(harm or "planned", json.dumps(answer, allow_nan=False))
 
 
+def _llm(arena: Arena, case: Case) -> Outcome:
+    """Ask for advice, the model's too, over HTTP; the outcome is whether any of its own was given."""
+    given = case.raw["answer"]
+    text = pieces(given.get("text"))
+    if text is not None:
+        arena.model.answers(completion(arena.replace(text)))
+    else:
+        rewrites, indexes = (
+            [arena.replace(pieces(one) or "") for one in given.get(field, ())] for field in ("rewrites", "indexes")
+        )
+        words = {field: arena.replace(pieces(given[field]) or "") for field in ("title", "why") if field in given}
+        arena.model.answers(proposing(rewrites, indexes, **words))
+    for _ in range(3):  # on a busy machine a request may have no time left to ask
+        response = arena.client.post("/v1/optimize", json=_texts(arena, case, "schema", "sql") | {"llm": True})
+        if arena.model.requests:
+            break
+    if response.status_code != 200:
+        return Outcome(_SLUGS.get(response.json().get("type", ""), str(response.status_code)), response.text)
+    assert arena.model.requests, "the model was not asked"
+    sent = "".join(request.raw for request in arena.model.requests)
+    if any(arena.replace(unsent) in sent for unsent in (arena.secret, KEY, *case.raw.get("unsent", ()))):
+        return Outcome("leaked to the model", sent)
+    report = response.json()
+    advised = any(advice["source"] == "llm" for advice in report["advice"])
+    return Outcome("advised" if advised else "unadvised", response.text)
+
+
 _IN_PROCESS: dict[str, Callable[[Arena, Case], Outcome]] = {
     "optimize": _core_query,
     "explain": _core_query,
@@ -343,4 +375,5 @@ _IN_PROCESS: dict[str, Callable[[Arena, Case], Outcome]] = {
     "stats": _core_query,
     "clone": _clone,
     "attached": _attached,
+    "llm": _llm,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,14 +18,17 @@ from command_line import COMMAND
 ENDED = ("done", "failed", "cancelled")
 
 
-def start_worker(home: Path, *options: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start a worker; its log goes to `home/worker.log`."""
+def start_worker(
+    home: Path, *options: str, env: dict[str, str] | None = None, hasty: bool = False
+) -> subprocess.Popen[bytes]:
+    """Start a worker, perhaps one that waits less; its log goes to `home/worker.log`."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PLANPROOF_", "PG"))}
     clean |= {"PLANPROOF_HOME": str(home), "PLANPROOF_CLUSTER_LINGER_S": "10"} | (env or {})
     home.mkdir(exist_ok=True)
+    program = (sys.executable, str(Path(__file__).parent / "hasty_worker.py")) if hasty else (COMMAND,)
     with (home / "worker.log").open("ab") as log:
         return subprocess.Popen(
-            [COMMAND, "worker", *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=clean
+            [*program, "worker", *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=clean
         )
 
 
@@ -40,9 +44,11 @@ def stop_worker(process: subprocess.Popen[bytes], number: signal.Signals = signa
 
 
 @contextmanager
-def running_worker(home: Path, *options: str, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def running_worker(
+    home: Path, *options: str, env: dict[str, str] | None = None, hasty: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
     """Keep a worker running for the length of a block."""
-    process = start_worker(home, *options, env=env)
+    process = start_worker(home, *options, env=env, hasty=hasty)
     try:
         yield process
     finally:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
+import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -236,25 +237,33 @@ def test_those_who_wait_get_the_error_too(client: httpx.Client) -> None:
     assert {response.status_code for response in found} == {400}
 
 
-def test_who_began_may_leave(client: httpx.Client) -> None:
-    before = computations(client)
+def test_who_began_may_leave(services: Services) -> None:
     sql = REWRITTEN.format("04-02")
-    gone = threading.Event()
+    body = json.dumps({"sql": sql, "shadow": "cached"})
+    head = f"POST /v1/optimize HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    with serving(app := create_app(services)) as client, ThreadPoolExecutor() as threads:
+        before = computations(client)
+        flights = app.state.answers._flights._flights
 
-    def leave() -> None:
-        with httpx.Client(base_url=client.base_url, timeout=0.15) as impatient, pytest.raises(httpx.ReadTimeout):
-            ask(impatient, sql)
-        gone.set()
+        def waiting() -> list[int]:
+            return [flight.waiting for flight in tuple(flights.values())]
 
-    leaver = threading.Thread(target=leave)
-    leaver.start()
-    eventually(lambda: 'planproof_http_work{state="running"} 1.0' in client.get("/metrics").text)
-    report = ask(client, sql)
-    leaver.join()
-    assert gone.is_set()
-    assert report["cached"]
-    assert computations(client) - before == 1
-    assert ANSWERED in json.dumps(report)
+        with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as leaver:
+            leaver.sendall(f"{head}Content-Type: application/json\r\n\r\n{body}".encode())
+            eventually(lambda: waiting() == [1])
+            asked = threads.submit(ask, client, sql)
+            eventually(lambda: waiting() == [2])
+        report = asked.result()
+        assert report["cached"]
+        assert computations(client) - before == 1
+        assert ANSWERED in json.dumps(report)
+
+
+def test_an_error_is_placed_in_the_text_of_each_who_shares_it(client: httpx.Client) -> None:
+    asked = ["SELECT nope AS placed FROM books", "\n\n-- x\n  SELECT nope AS placed FROM books"] * 10
+    calls = [lambda sql=sql: client.post("/v1/optimize", json={"sql": sql, "shadow": "cached"}) for sql in asked]
+    places = [(found["line"], found["column"]) for found in (response.json() for response in at_once(calls))]
+    assert places == [(1, 8), (4, 10)] * 10
 
 
 def test_work_ends_when_the_last_one_has_gone() -> None:

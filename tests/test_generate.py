@@ -64,7 +64,8 @@ def lease(scratch: Scratch) -> Iterator[Lease]:
 
 
 def model_of(lease: Lease, *queries: str, types: tuple[str, ...] = ()) -> Model:
-    return build_model(lease.schema.catalog, [Query.parse(q) for q in queries], lease.loader, types)
+    parsed = [Query.parse(q) for q in queries]
+    return build_model(lease.schema.catalog, parsed, lease.loader, types, Deadline.after(5_000))
 
 
 def databases(model: Model, count: int = 40, seed: str = "s") -> list[Database]:

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from http_server import Service, eventually, problem, service, serving
 from api import logs, problems
 from api.app import create_app
 from api.observed import Observed
+from optimizer.hooks import Plugins
 from optimizer.services import Services
 from optimizer.settings import Settings
 from optimizer.shadow.cluster import ClusterKind, Supervisor
@@ -108,7 +110,8 @@ def test_a_request_is_one_line(settings: Settings) -> None:
         assert (missing["method"], missing["route"], missing["status"]) == ("GET", "/v1/shadows/{name}", 404)
         assert (missing["problem"], missing["key"], missing["request_id"]) == ("unknown-shadow", 2, "trace-7")
         assert (refused["status"], refused["route"], "key" in refused) == (401, "(none)", False)
-        assert (first["cache"], second["cache"]) == ("miss", "memory")
+        assert (first["cache"], first["cached"], first["advice"]) == ("miss", False, 0)
+        assert (second["cache"], second["cached"], second["advice"]) == ("memory", True, 0)
         assert first["duration_ms"] > 0
         assert {"time", "level", "logger"} <= set(first)
 
@@ -171,3 +174,11 @@ def test_where_a_shadows_server_is_stays_in_the_log(
         services.drop("far")
     (warning,) = (line for line in lines(written) if "cannot be used" in line["event"])
     assert "http_reader" in warning["reason"]
+
+
+def test_a_plugin_that_fails_is_logged_without_its_message(written: io.StringIO) -> None:
+    plugins = Plugins([EntryPoint("acme", "sqlcanary", "planproof")])
+    (line,) = lines(written)
+    assert line["event"] == "plugin acme failed in import: ModuleNotFoundError"
+    assert "sqlcanary" not in written.getvalue()
+    assert "sqlcanary" in plugins.failures[0].detail

@@ -168,3 +168,16 @@ def test_what_is_wrong_is_said_in_one_line(
     home: Path, options: tuple[str, ...], variables: dict[str, str], complaint: str
 ) -> None:
     assert complaint in planproof("serve", "--port", "0", *options, home=home, env=variables).failed(3)
+
+
+def test_what_a_killed_service_leaves_is_swept_by_the_next(home: Path) -> None:
+    before = set((home / "run").glob("serve-*"))
+    with service(home) as running:
+        (left,) = set((home / "run").glob("serve-*")) - before
+        others = psutil.Process(running.process.pid).children()
+        running.process.kill()
+        running.process.wait(180)
+        eventually(lambda: not any(process.is_running() for process in others))
+        assert left.exists()
+    with service(home):
+        assert not left.exists()

@@ -43,12 +43,26 @@ def test_fingerprints_ignore_literals_and_layout_but_not_shape():
         ("select `id` from `books`", 1, 13, "looks like MySQL"),
         ("select top 5 id from books", 1, 12, "looks like SQL Server"),
         ("select 1 into x", 1, 1, "SELECT INTO makes a table"),
+        ("/* é */ select 1 into x", 1, 9, "SELECT INTO makes a table"),
+        ("-- x\n;; -- y\n  explain select 1", 3, 3, "not a query"),
+        ("-- select 1\nselect 1;\n -- é\n select 1", 4, 2, "2 statements"),
     ],
 )
 def test_bad_statements_get_one_clear_error(sql: str, line: int | None, column: int | None, words: str):
     with pytest.raises(SqlError, match=words) as caught:
         Query.parse(sql)
     assert (caught.value.line, caught.value.column) == (line, column)
+
+
+@pytest.mark.parametrize(
+    ("before", "place"), [("", (1, 8)), ("-- select nope\n", (2, 8)), ("/* é */ ", (1, 16)), ("\n\n-- x\n  ", (4, 10))]
+)
+def test_errors_about_a_statement_tell_the_place_in_the_whole_text(before: str, place: tuple[int, int]):
+    query = Query.parse(f"{before}select nope; -- z")
+    assert (query.before, query.sql) == (before, "select nope")
+    with pytest.raises(SqlError) as caught, query.in_place():
+        raise SqlError.at_offset("column does not exist", query.sql, 7)
+    assert (caught.value.line, caught.value.column) == place
 
 
 def test_size_and_nesting_are_limited_before_any_parser_sees_the_text():
@@ -126,3 +140,25 @@ def test_a_statement_that_does_not_come_back_is_never_rewritten():
 )
 def test_canonical_forms(left: str, right: str, same: bool):
     assert same_query(left, right) is same
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"SELECT a{'[1]' * 400} FROM t",
+        f"SELECT a{'[1].b' * 400} FROM t",
+        f"SELECT a{'[b[1]] /* x */ ' * 400} FROM t",
+        f"SELECT a::int{'[3]' * 400} FROM t",
+        f"SELECT 1{', a[1]' * 2000} FROM t",
+    ],
+)
+def test_subscripts_that_take_the_rewriter_minutes_are_left_alone(sql: str) -> None:
+    query = Query.parse(sql)
+    assert query.tree is None
+    assert query.reading_tree is None
+    assert "subscripts" in (query.unreadable or "")
+
+
+def test_usual_subscripts_are_read() -> None:
+    assert Query.parse("SELECT a[1][2], b.c[1].d[2], '[1][1][1][1][1][1][1][1][1]' FROM t").tree is not None
+    assert Query.parse(f"SELECT 1 WHERE 1 IN (1{', (ARRAY[1, 2])[1]' * 50})").tree is not None

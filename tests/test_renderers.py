@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -120,21 +121,27 @@ def test_long_titles_are_wrapped_not_cut() -> None:
     assert "…" not in shown
 
 
-def test_a_terminal_cannot_be_hijacked() -> None:
+@pytest.mark.parametrize("format", ["terminal", "text", "markdown"])
+def test_a_terminal_cannot_be_hijacked(format: str) -> None:
     evil = "\x1b]0;title\x07\x1b[2J\u202e\x9b1m"
     report = report_with(combined(title=evil, why=evil, sql=f"SELECT '{evil}'"), sql=f"SELECT 1 -- {evil}")
-    shown = planproof_render(report, "terminal")
+    shown = planproof_render(report, format)
     assert shown is not None
     for bad in ("\x1b]", "\x1b[2J", "\x07", "\u202e", "\x9b"):
         assert bad not in shown
-    assert r"\x1b]0;title\x07" in shown
+    assert r"\x1b]0;title\x07" in shown.replace(r"\]", "]")
 
 
-def test_plain_sql_is_exact() -> None:
-    """What is written to a file may be run: not one character of it may change."""
-    shown = planproof_render(report_with(combined(sql="SELECT E'\t', '\u202e\x1b'")), "text")
+def test_plain_sql_keeps_tabs_lines_and_spaces() -> None:
+    shown = planproof_render(report_with(combined(sql="SELECT '\t',\n  ' \u202e\x1b  '")), "text")
     assert shown is not None
-    assert "SELECT E'\t', '\u202e\x1b';" in shown
+    assert "SELECT '\t',\n     ' \\u202e\\x1b  ';" in shown
+
+
+def test_json_is_exact() -> None:
+    """What a program reads may be run: not one character of it may change."""
+    report = report_with(combined(sql="SELECT '\u202e\x1b'"))
+    assert json.loads(json.dumps(report.as_dict()))["advice"][0]["sql"] == "SELECT '\u202e\x1b'"
 
 
 def test_no_advice_is_said() -> None:

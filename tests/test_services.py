@@ -39,9 +39,9 @@ def dumps(scratch_cluster: Cluster) -> tuple[str, str]:
 
 
 def test_a_schema_with_rows(services: Services) -> None:
-    record = services.add_files("shop", SHOP, origin="shop.sql")
+    record = services.add_files("shop-with-rows", SHOP, origin="shop.sql")
     assert (record.kind, record.origin, record.server_version) == ("files", "shop.sql", "")
-    shadow = services.shadow("shop")
+    shadow = services.shadow("shop-with-rows")
     orders = shadow.catalog().tables["public", "orders"]
     assert orders.rows == 6
     assert orders.columns["user_id"].statistics is not None
@@ -51,9 +51,9 @@ def test_a_schema_with_rows(services: Services) -> None:
         made = session.create([candidate])
         assert made[candidate].storage_bytes == 16384
         assert session.explain("SELECT * FROM reviews WHERE stars = 5", using=made.values()).cost.total_cost > 0
-    services.drop("shop")
+    services.drop("shop-with-rows")
     with pytest.raises(UnknownShadowError):
-        services.shadow("shop")
+        services.shadow("shop-with-rows")
 
 
 def test_rows_can_be_measured_and_hollow_ones_cannot(services: Services, dumps: tuple[str, str]) -> None:
@@ -174,4 +174,4 @@ def test_a_lost_cluster_is_made_again(dumps: tuple[str, str]) -> None:
         with services.shadow("rows").session() as session:
             assert session.explain("SELECT * FROM orders").cost.plan_rows == 6
         services.supervisor.stop_all()
-    shutil.rmtree(home)
+    shutil.rmtree(home, ignore_errors=True)  # a watchdog may just be looking

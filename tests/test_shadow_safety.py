@@ -28,6 +28,11 @@ EXCEPTION WHEN OTHERS THEN
   RETURN 'failed: ' || SQLERRM;
 END $$;
 """
+# What is called immutable may not write, but what it calls may.
+PLANTING = """
+CREATE FUNCTION plant() RETURNS text LANGUAGE plpgsql AS $$
+BEGIN CREATE TABLE IF NOT EXISTS public.planted (); RETURN 'x'; END $$;
+"""
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +120,20 @@ def test_it_sees_no_other_shadow(session: HollowSession, services: Services, hol
         for (database,) in databases:
             may = admin.execute("SELECT has_database_privilege(%s, %s, 'CONNECT')", [me, database]).fetchone()
             assert may == (database in (me, "postgres", "template1"),), database
+
+
+def test_what_a_hypothetical_index_does_reaches_nobody_else(services: Services) -> None:
+    shadow = services.throwaway(SCHEMA + PLANTING)
+    predicate = "attempt('SELECT public.plant()') = note"
+    planting = IndexCandidate("public", "t", (IndexColumn("note", "note"),), predicate=predicate)
+    look = "SELECT to_regclass('public.planted')::text"
+    with shadow.session() as session:
+        assert isinstance(session, HollowSession)
+        session.create([planting])
+        assert "planted" in attempt(session, look), "it ran as the owner, in this private copy"
+    with shadow.session() as session:
+        assert isinstance(session, HollowSession)
+        assert "planted" not in attempt(session, look)
 
 
 def test_text_after_the_statement_is_refused(session: HollowSession) -> None:

@@ -6,13 +6,9 @@ import importlib
 import ipaddress
 import os
 import resource
-import shutil
 import socket
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,21 +51,33 @@ def serve(
     crew = importlib.import_module("api.crew")
     logs.configure(settings)
     _raise_file_limit()
-    address = listener.getsockname()
-    shown = f"[{address[0]}]" if listener.family == socket.AF_INET6 else address[0]
-    arguments = ("-P", "-m", "api.serving", str(listener.fileno()), str(grace), *_names(host))
-    programs = [
-        crew.Program(f"http-{number}", (sys.executable, *arguments), (listener.fileno(),))
-        for number in range(1, workers + 1)
-    ]
-    if not no_worker:
-        worker = (sys.executable, "-P", "-m", "api.cli", "worker", f"--grace={grace}", "--until-eof")
-        programs.append(crew.Program("worker", worker, essential=False))
-    with _shared_figures() as gone:
-        logs.logger("planproof.serve").info(f"listening on http://{shown}:{address[1]}")
+    with importlib.import_module("api.run_folder").run_folder(settings.home) as run:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(run.figures)  # before the library is imported
+        gone = importlib.import_module("api.metrics").forget_process
+        programs = _programs(listener, run.lock, workers, grace, _names(host), with_worker=not no_worker)
+        logs.logger("planproof.serve").info(f"listening on {_url(listener)}")
         status = crew.Crew(programs, grace, gone, stopping=listener.close).run()
     if status:
         raise typer.Exit(status)
+
+
+def _programs(
+    listener: socket.socket, lock: int, workers: int, grace: int, names: tuple[str, ...], *, with_worker: bool
+) -> list[Any]:
+    crew = importlib.import_module("api.crew")
+    inherited = (listener.fileno(), lock)
+    command = (sys.executable, "-P", "-m", "api.serving", str(listener.fileno()), str(grace), *names)
+    programs = [crew.Program(f"http-{number}", command, inherited) for number in range(1, workers + 1)]
+    if with_worker:
+        worker = (sys.executable, "-P", "-m", "api.cli", "worker", f"--grace={grace}", "--until-eof")
+        programs.append(crew.Program("worker", worker, (lock,), essential=False))
+    return programs
+
+
+def _url(listener: socket.socket) -> str:
+    address = listener.getsockname()
+    host = f"[{address[0]}]" if listener.family == socket.AF_INET6 else address[0]
+    return f"http://{host}:{address[1]}"
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -77,8 +85,10 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
+        # Python's words hold the address a second time; those for names have numbers of their own.
+        said = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise AddressInUseError(
-            f"cannot listen on {host} port {port} ({error.strerror}): choose others with --host and --port"
+            f"cannot listen on {host} port {port} ({said}): choose others with --host and --port"
         ) from None
 
 
@@ -110,17 +120,3 @@ def _raise_file_limit() -> None:
     most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-@contextmanager
-def _shared_figures() -> Iterator[Callable[[int], None]]:
-    """Make the folder in which the processes leave their figures for each other, and delete it at the end.
-
-    Yields: what to call with the id of a process that has ended.
-    """
-    folder = tempfile.mkdtemp(prefix="planproof-metrics-")
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # before the library is imported
-    try:
-        yield importlib.import_module("api.metrics").forget_process
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

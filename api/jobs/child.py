@@ -49,7 +49,8 @@ def main() -> None:
         outcome = _run(settings, kind, folder, _Line(channel))
     except PlanproofError as error:
         detail = " ".join(str(error).split())
-        outcome = _failed(error, detail, passing=isinstance(error, ShadowUnavailableError))
+        passing = isinstance(error, ShadowUnavailableError) and not error.lasting
+        outcome = _failed(error, detail, passing=passing)
     except Exception as error:  # noqa: BLE001 - the process's outermost edge: the worker is told in any case
         _log.error("a job failed", exc_info=error)
         outcome = _failed(error, "a defect of planproof; its log says more", passing=False)

@@ -65,8 +65,9 @@ class Worker:
         while not self._stop.is_set():
             began = asyncio.get_running_loop().time()
             try:
-                await asyncio.to_thread(self._store.prepare)
-                await self._serve()
+                with contextlib.suppress(StoreUnavailableError):  # which has been logged
+                    await asyncio.to_thread(self._store.prepare)
+                    await self._serve()
             except (ConnectorException, psycopg.Error, PlanproofError) as error:
                 _log.warning("the worker lost its queue and tries again: %s", _reason(error))
             if asyncio.get_running_loop().time() - began > _RESTART_S[1]:

@@ -10,6 +10,7 @@ from api.admission import Admission
 from api.answers import Answers
 from api.jobs.queue import Jobs
 from api.problems import MEDIA_TYPE
+from api.readiness import Readiness
 from optimizer.pipeline import Optimizer
 
 
@@ -33,10 +34,16 @@ def _admission(request: Request) -> Admission:
     return admission
 
 
+def _readiness(request: Request) -> Readiness:
+    readiness: Readiness = request.app.state.readiness
+    return readiness
+
+
 RunningOptimizer = Annotated[Optimizer, Depends(_optimizer)]
 RunningAnswers = Annotated[Answers, Depends(_answers)]
 RunningJobs = Annotated[Jobs, Depends(_jobs)]
 RunningAdmission = Annotated[Admission, Depends(_admission)]
+RunningReadiness = Annotated[Readiness, Depends(_readiness)]
 
 _DESCRIPTIONS = {
     400: "The SQL does not parse, is not one statement, or was refused; or the body is not JSON",

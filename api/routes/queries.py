@@ -8,14 +8,14 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
 from api.admission import while_connected
-from api.answers import Answers
+from api.answers import Answer, Answers
 from api.errors import ClientGoneError
 from api.logs import note
 from api.metrics import observe_verdict
+from api.routes.bodies import LargeBodyRoute
 from api.routes.common import RunningAdmission, RunningAnswers, RunningOptimizer, problems
 from api.schemas import (
     EquivalenceRequest,
@@ -32,7 +32,7 @@ from optimizer.pipeline import Optimizer
 _JSON = "application/json"
 
 
-class RecallingRoute(APIRoute):
+class RecallingRoute(LargeBodyRoute):
     """Answers a body that was answered before out of memory, before anything reads it."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -48,21 +48,19 @@ class RecallingRoute(APIRoute):
             known = answers.recall(body, _content_type(request))
             if known is None:
                 return await handler(request)
-            note(request.scope, cache="memory")
-            return Response(known, media_type=_JSON)
+            return _answered(request, known)
 
         return recalling
 
 
-router = APIRouter(prefix="/v1", tags=["queries"])
+router = APIRouter(prefix="/v1", tags=["queries"], route_class=LargeBodyRoute)
 _PROBLEMS = problems(400, 404, 413, 422, 429, 503, 504)
 
 
 async def optimize(request: OptimizeRequest, http: Request, answers: RunningAnswers) -> Response:
     """Find proven advice for one query; `cached` says that it was found for an earlier request, or another's."""
     answer = await while_connected(http, answers.answer(request, await http.body(), _content_type(http)))
-    note(http.scope, cache=answer.origin)
-    return Response(answer.body, media_type=_JSON)
+    return _answered(http, answer)
 
 
 router.add_api_route(
@@ -93,6 +91,11 @@ async def explain(
     """Plan one query with hypothetical indexes."""
     work = partial(_plan, optimizer, request)
     return JSONResponse(await while_connected(http, admission.run(work, optimizer.settings.optimize_timeout_ms)))
+
+
+def _answered(request: Request, answer: Answer) -> Response:
+    note(request.scope, cache=answer.origin, cached=answer.cached, advice=answer.advice)
+    return Response(answer.body, media_type=_JSON)
 
 
 def _judge(optimizer: Optimizer, request: EquivalenceRequest, _left_ms: float) -> dict[str, Any]:

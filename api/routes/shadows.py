@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Response
 from fastapi.responses import JSONResponse
 
 from api.jobs.tasks import ADD_SHADOW, REFRESH_SHADOW
+from api.routes.bodies import LargeBodyRoute
 from api.routes.common import RunningAdmission, RunningJobs, RunningOptimizer, problems
 from api.schemas import JobStartedModel, ShadowDetailModel, ShadowModel, ShadowRequest
 from api.sources import allowed_dsn
@@ -16,7 +17,7 @@ from optimizer.errors import InputError, TooLargeError
 from optimizer.settings import Settings
 from optimizer.shadow.registry import check_name
 
-router = APIRouter(prefix="/v1", tags=["shadows"])
+router = APIRouter(prefix="/v1", tags=["shadows"], route_class=LargeBodyRoute)
 Name = Annotated[str, Path(max_length=200, examples=["production"])]
 
 

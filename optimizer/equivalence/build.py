@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from optimizer.catalog import Catalog, Column, Table, quote_identifier
+from optimizer.clock import Deadline
 from optimizer.equivalence import tree, values
 from optimizer.equivalence.constants import Constants, ValueType, number
 from optimizer.equivalence.hints import Atom, ColumnKey, Hints, hints_of
@@ -21,7 +22,7 @@ from optimizer.query import Query
 
 _MAX_POOL = 60
 _MAX_CONSTANTS = 200
-_POOL_LIMIT_S = 5.0
+_GRACE_S = 0.5
 #: Tables filled when a query calls functions of the user's, which may read any of them.
 _MAX_FUNCTION_TABLES = 30
 #: Tried when a CHECK refuses everything else.
@@ -61,7 +62,9 @@ SELECT v, CASE WHEN pg_input_is_valid(v, 'timestamp')
 _VALID_SQL = """SELECT v FROM unnest($1::text[]) WITH ORDINALITY AS u(v, n) WHERE pg_input_is_valid(v, $2) ORDER BY n"""
 
 
-def build_model(catalog: Catalog, queries: Sequence[Query], session: Session, parameter_types: Sequence[str]) -> Model:
+def build_model(
+    catalog: Catalog, queries: Sequence[Query], session: Session, parameter_types: Sequence[str], deadline: Deadline
+) -> Model:
     """Find the tables and values for a pair of queries.
 
     Parameters:
@@ -69,12 +72,13 @@ def build_model(catalog: Catalog, queries: Sequence[Query], session: Session, pa
         queries: both.
         session: the loader's, which asks the server about values.
         parameter_types: names of the types of `$1`, `$2`, ...
+        deadline: of the verdict; CHECKs and domains are the user's code.
 
     Errors: `SessionEnded`.
     """
     hints = hints_of(queries, catalog)
     chosen, refresh = needed_tables(catalog, queries)
-    asker = _Server(session)
+    asker = _Server(session, deadline)
     constants = _constants(hints, asker)
     names = {c.type for t in chosen for c in t.columns.values()} | set(parameter_types)
     types = asker.types(sorted(names))
@@ -125,12 +129,16 @@ def needed_tables(catalog: Catalog, queries: Sequence[Query]) -> tuple[tuple[Tab
 class _Server:
     """Asks the server about types and values."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, deadline: Deadline) -> None:
         self._session = session
+        self._deadline = deadline
 
     def ask(self, commands: Iterable[Command]) -> list[Result]:
         groups = [[command] for command in commands]
-        return [answer[0] for answer in self._session.run(groups, limit_s=_POOL_LIMIT_S)] if groups else []
+        if not groups:
+            return []
+        answers = self._session.run(groups, limit_s=self._deadline.remaining_ms / 1000 + _GRACE_S)
+        return [answer[0] for answer in answers]
 
     def types(self, names: Sequence[str]) -> dict[str, tuple[ValueType, bool]]:
         (result,) = self.ask([Command(_TYPES_SQL, (values.array_text(names),))])

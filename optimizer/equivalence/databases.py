@@ -17,7 +17,7 @@ from optimizer.equivalence.session import Session
 from optimizer.shadow.bounds import GRACE_S, bounded
 from optimizer.shadow.cluster import Cluster
 from optimizer.shadow.seclusion import NEIGHBOURS, NOTES, hide
-from optimizer.shadow.template import superuser_connection
+from optimizer.shadow.template import drop_role, superuser_connection
 
 _TEMPLATE_TIMEOUT_S = 120.0
 _DEFAULT_PATH = '"$user", public'
@@ -91,7 +91,7 @@ def drop_roles(control: psycopg.Connection[Any], name: str) -> None:
         [[name, f"{name}_own", f"{name}_run", f"{name}_dml"]],
     ).fetchall()
     for (role,) in roles:
-        run_sql(control, "DROP ROLE IF EXISTS {}", sql.Identifier(role))
+        drop_role(control, role)
 
 
 def run_sql(connection: psycopg.Connection[Any], command: LiteralString, *parts: sql.Composable) -> None:

@@ -18,6 +18,8 @@ _FOREIGN_KEY_VIOLATION = "23503"
 #: Turns in which rows that point to others of their table are tried again.
 _PASSES = 4
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
+#: Control characters other than tab and newline, and marks that reorder text.
+_CONTROL = re.compile("[\x01-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 #: Databases that were refused as a whole before rows are sent one by one from the start.
 _PATIENCE = 3
 
@@ -146,7 +148,10 @@ def _cell(value: str | None, family: str) -> str:
 
 
 def literal(value: str | None) -> str:
-    """A string constant, or NULL."""
+    """A string constant, or NULL; what a terminal would act on is escaped, so that a replay can be shown and copied."""
     if value is None:
         return "NULL"
+    if _CONTROL.search(value):
+        escaped = value.replace("\\", "\\\\").replace("'", "''")
+        return "E'" + _CONTROL.sub(lambda match: f"\\u{ord(match.group()):04x}", escaped) + "'"
     return "'" + value.replace("'", "''") + "'"

@@ -20,8 +20,8 @@ import psycopg
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, PGconn
 from psycopg.pq.abc import PGresult
 
-from optimizer.errors import ShadowUnavailableError
-from optimizer.shadow.connecting import attempts, last_line, passes
+from optimizer.errors import CROWDED, NO_LOCKS_LEFT, ShadowUnavailableError
+from optimizer.shadow.connecting import attempts, passes, reason_of
 
 Row = tuple[bytes | None, ...]
 
@@ -75,6 +75,7 @@ class Result:
         columns: of a query's result.
         rows: values as the server's text images, None for NULL.
         error: SQLSTATE and message, None when it succeeded.
+        error_offset: the character of the statement that the error is about, counted from 0, where that is known.
         skipped: True when an earlier command of the group failed.
         affected: rows that an INSERT, UPDATE or DELETE touched.
         parameter_types: oids, for `describe`.
@@ -83,6 +84,7 @@ class Result:
     columns: tuple[ResultColumn, ...] = ()
     rows: tuple[Row, ...] = ()
     error: tuple[str, str] | None = None
+    error_offset: int | None = None
     skipped: bool = False
     affected: int = 0
     parameter_types: tuple[int, ...] = ()
@@ -116,7 +118,7 @@ class Session:
             if self._conn.status == ConnStatus.OK or not passes(said):
                 break
         if self._conn.status != ConnStatus.OK:
-            raise ShadowUnavailableError(f"the scratch cluster refused a connection: {last_line(said)}")
+            raise ShadowUnavailableError(f"the scratch cluster refused a connection: {reason_of(said)}")
         self._conn.notice_handler = None
         self._conn.nonblocking = 1
         self._conn.enter_pipeline_mode()
@@ -148,7 +150,7 @@ class Session:
             max_bytes: longest answer, after which the session is ended.
             meanwhile: work of some milliseconds, done while the server is busy; it counts against the limit.
 
-        Errors: `SessionEnded`.
+        Errors: `SessionEnded`; `ShadowUnavailableError` when the server's lock table is full.
         """
         try:
             for group in groups:
@@ -159,10 +161,13 @@ class Session:
             if meanwhile is not None:
                 self._conn.flush()
                 meanwhile()
-            return self._receive(len(groups), deadline, max_bytes)
+            answers = self._receive(len(groups), deadline, max_bytes)
         except psycopg.OperationalError:
             self._conn.finish()
             raise SessionEnded("lost") from None
+        if any(result.error is not None and result.error[1] == NO_LOCKS_LEFT for group in answers for result in group):
+            raise ShadowUnavailableError(CROWDED)  # somebody's doing, and no answer to this question
+        return answers
 
     def _send(self, command: Command) -> None:
         # Never a named statement: its typed constants would keep the TimeZone that it was prepared under.
@@ -227,7 +232,9 @@ def _result(result: PGresult) -> Result:
     if result.status == ExecStatus.FATAL_ERROR:
         state = result.error_field(DiagnosticField.SQLSTATE) or b""
         message = result.error_field(DiagnosticField.MESSAGE_PRIMARY) or result.error_message
-        return Result(error=(state.decode(), message.decode(errors="replace").strip()))
+        place = result.error_field(DiagnosticField.STATEMENT_POSITION)
+        said = state.decode(), message.decode(errors="replace").strip()
+        return Result(error=said, error_offset=int(place) - 1 if place else None)
     width, height = result.nfields, result.ntuples
     columns = tuple(
         ResultColumn((result.fname(i) or b"").decode(errors="replace"), result.ftype(i), result.fmod(i))

@@ -103,8 +103,11 @@ class Trial:
         self._session: Session | None = None
         self._loader: Loader | None = None
         self._model: Model | None = None
-        first = self._describe("the left query", left.sql, ())
-        self.shapes = (first, self._describe("the right query", right.sql, first.parameters))
+        with left.in_place():
+            first = self._describe("the left query", left.sql, ())
+        with right.in_place():
+            second = self._describe("the right query", right.sql, first.parameters)
+        self.shapes = (first, second)
         self.orders = (self._order(0), self._order(1))
 
     def __enter__(self) -> Trial:
@@ -126,7 +129,7 @@ class Trial:
         if not oids:
             return ()
         commands = [[Command("SELECT format_type($1::oid, NULL)", (str(oid),))] for oid in oids]
-        answers = self._lease.loader.run(commands, limit_s=5)
+        answers = self._lease.loader.run(commands, limit_s=self._preparing_s())
         return tuple((answer[0].rows[0][0] or b"").decode() for answer in answers)
 
     def use(self, model: Model) -> None:
@@ -206,8 +209,11 @@ class Trial:
             "transaction_timeout": str(self._limit_ms * 20),
         }
         commands = [Command("SELECT set_config($1, $2, false)", item) for item in settings.items()]
-        session.run([commands], limit_s=_PREPARE_LIMIT_S)
+        session.run([commands], limit_s=_PREPARE_LIMIT_S)  # nothing of the user's is in it
         return session
+
+    def _preparing_s(self) -> float:
+        return min(_PREPARE_LIMIT_S, self._deadline.remaining_ms / 1000 + _GRACE_S)
 
     def _describe(self, what: str, sql: str, types: tuple[int, ...]) -> Shape:
         """Let the server parse a statement and describe it.
@@ -221,11 +227,12 @@ class Trial:
         """
         session = self._session or self._open()
         commands = [Command(sql, (), types, "prepare"), Command(sql, (), (), "describe")]
-        ((parsed, described),) = session.run([commands], limit_s=_PREPARE_LIMIT_S)
+        ((parsed, described),) = session.run([commands], limit_s=self._preparing_s())
         if parsed.error is not None and parsed.error[0].startswith(_GOING_DOWN):
             raise SessionEnded("lost")
         if parsed.error is not None:
-            raise SqlError(f"{what} does not fit the schema: {parsed.error[1]}")
+            message = f"{what} does not fit the schema: {parsed.error[1]}"
+            raise SqlError.at_offset(message, sql, parsed.error_offset)
         return Shape(described.columns, described.parameter_types)
 
     def _order(self, side: int) -> Order:

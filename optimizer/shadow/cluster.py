@@ -41,7 +41,7 @@ from optimizer.shadow import watchdog
 from optimizer.shadow.account import server_account
 from optimizer.shadow.binaries import Binaries, bundled_binaries, usable_binaries
 from optimizer.shadow.cluster_folder import ClusterFolder
-from optimizer.shadow.connecting import attempts, is_full, last_line, passes
+from optimizer.shadow.connecting import attempts, is_full, last_line, passes, reason_of
 from optimizer.shadow.orphans import sweep_folders
 from optimizer.shadow.server_config import SUPERUSER, ClusterKind
 from optimizer.shadow.watchdog import Postmaster, read_postmaster, stop_postmaster
@@ -123,7 +123,7 @@ class Cluster:
                 refusal = error
                 if not passes(error):
                     break
-        raise ShadowUnavailableError(f"the {self.kind} cluster refused a connection: {last_line(refusal)}") from refusal
+        raise ShadowUnavailableError(f"the {self.kind} cluster refused a connection: {reason_of(refusal)}") from refusal
 
     def ensure_role(self, name: str, *, options: LiteralString = "") -> None:
         """Make the login `name`, or set it right if it exists. It may do nothing but log in, and has a password.

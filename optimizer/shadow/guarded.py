@@ -17,7 +17,7 @@ import psycopg
 from psycopg import errors, pq
 
 from optimizer.clock import patience_s
-from optimizer.errors import ShadowUnavailableError, SqlError, TimeLimitError
+from optimizer.errors import CROWDED, NO_LOCKS_LEFT, ShadowUnavailableError, SqlError, TimeLimitError
 
 #: Seconds that a cancelled statement gets before its session is ended, and again before the connection is given up.
 CANCEL_GRACE_S = 1.0
@@ -184,6 +184,8 @@ class GuardedConnection:
         if state == "" or diagnosis.severity_nonlocalized in ("FATAL", "PANIC"):
             return _unavailable(result)
         message = (diagnosis.message_primary or "the server refused the statement").strip()
+        if message == NO_LOCKS_LEFT:
+            return ShadowUnavailableError(CROWDED)
         if diagnosis.message_hint:
             message += f": {diagnosis.message_hint.splitlines()[0].rstrip('.')}"
         place = diagnosis.statement_position

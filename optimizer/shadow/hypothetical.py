@@ -25,7 +25,7 @@ from optimizer.shadow.admission import free_name, unfit
 from optimizer.shadow.btree_size import IndexSize, estimate_index
 from optimizer.shadow.cluster import Cluster
 from optimizer.shadow.guarded import GuardedConnection
-from optimizer.shadow.pool import SPARE, PlanningDatabase
+from optimizer.shadow.pool import SPARE, PlanningDatabase, spend
 from optimizer.shadow.port import HypotheticalIndex
 from optimizer.shadow.skeleton import BLOCK_BYTES
 from optimizer.shadow.storage import lay_out_index
@@ -88,8 +88,9 @@ class HypotheticalIndexes:
         self._made: dict[IndexCandidate, Made] = {}
         self._shown: frozenset[int] = frozenset()
         self.refused: dict[IndexCandidate, str] = {}
-        #: True when indexes may be left over that we do not know of: the database must not be used again.
+        #: True when something may be left over that we do not know of: the database must not be used again.
         self.tainted = False
+        self._own_functions = any(schema != "pg_catalog" for schema, _ in catalog.functions)
 
     @property
     def candidates(self) -> tuple[IndexCandidate, ...]:
@@ -112,6 +113,9 @@ class HypotheticalIndexes:
         fresh = [c for c in fresh if c not in self.refused]
         if fresh:
             tainted, self.tainted = self.tainted, True
+            if any(map(self._may_run_functions, fresh)):
+                spend(self._database)
+                tainted = True
             self.tainted = self._create(fresh) or tainted
         return {c: self._made[c].index for c in wanted if c in self._made}
 
@@ -138,6 +142,11 @@ class HypotheticalIndexes:
         self._made.clear()
         self.refused.clear()
         self._shown = frozenset()
+
+    def _may_run_functions(self, candidate: IndexCandidate) -> bool:
+        """Whether making an index may have run functions of the schema's, as its owner, who may write what stays."""
+        computes = candidate.predicate is not None or any(key.column is None for key in candidate.key_columns)
+        return computes and self._own_functions
 
     def _create(self, candidates: Sequence[IndexCandidate]) -> bool:
         """Make indexes; returns whether one was left behind that is not offered."""

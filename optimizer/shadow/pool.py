@@ -210,6 +210,15 @@ def _make(cluster: Cluster, admin: psycopg.Connection[Any], template: Template) 
     return PlanningDatabase(name, oid, template, superuser)
 
 
+def spend(database: PlanningDatabase) -> None:
+    """Say that a leased database must serve nobody after its present holder, however that one ends.
+
+    Errors: `psycopg.Error`.
+    """
+    template = database.template
+    mark(database.superuser, database.name, {"template": template.database, "build": template.build})
+
+
 def _superuser(cluster: Cluster, name: str) -> psycopg.Connection[Any]:
     """Connect for the few statements on catalogs that every request repeats: each is planned once."""
     return superuser_connection(cluster, name, "-c plan_cache_mode=force_generic_plan")

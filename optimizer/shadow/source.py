@@ -91,6 +91,7 @@ def connect(dsn: str, **options: str) -> psycopg.Connection[Any]:
         raise ShadowUnavailableError(
             f"cannot connect to {origin}: {last_line(error)}: check host, port, database, user and password",
             public=_PUBLIC,
+            lasting=_lasting(str(error)),
         ) from None  # the cause may quote the connection string
     if connection.info.server_version < OLDEST_VERSION_NUM:
         version = connection.info.parameter_status("server_version")
@@ -129,7 +130,11 @@ def dump(binaries: Binaries, connection: psycopg.Connection[Any], *, statistics:
         raise ShadowUnavailableError(f"pg_dump cannot be run: {error.strerror}") from error
     if outcome.returncode != 0:
         complaint = _complaint(outcome.stderr.decode(errors="replace"))
-        raise ShadowUnavailableError(f"pg_dump could not read {origin_of(target)}: {complaint}", public=_PUBLIC)
+        raise ShadowUnavailableError(
+            f"pg_dump could not read {origin_of(target)}: {complaint}",
+            public=_PUBLIC,
+            lasting="permission denied" in complaint,
+        )
     return outcome.stdout.decode("utf-8", errors="replace")
 
 
@@ -158,6 +163,26 @@ def last_line(error: object) -> str:
         if found:
             return found[-1].rpartition(" failed: ")[2]
     return lines[-1] if lines else "no message"
+
+
+def _lasting(refusal: str) -> bool:
+    """Whether every server that was tried refused for good, as far as its words are known: libpq tells no SQLSTATE."""
+    refusals = [line for line in refusal.splitlines() if " failed: " in line]
+    return bool(refusals) and all(any(mark in line for mark in _LASTING) for line in refusals)
+
+
+#: What servers and libpq say to a login that will be refused the next time too.
+_LASTING = (
+    "authentication failed",
+    "no password supplied",
+    "pg_hba.conf",
+    "does not exist",
+    "is not permitted to log in",
+    "permission denied for database",
+    "is not currently accepting connections",
+    "does not support SSL, but SSL was required",
+    "certificate verify failed",
+)
 
 
 def _parts(dsn: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -65,7 +65,8 @@ def server_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        raise ShadowUnavailableError(f"the embedded server failed while {doing}: {reason(error)}") from error
+        again = ": try again" if isinstance(error, psycopg.errors.OutOfMemory) else ""
+        raise ShadowUnavailableError(f"the embedded server failed while {doing}: {reason(error)}{again}") from error
 
 
 def superuser_connection(cluster: Cluster, database: str, options: str = "") -> psycopg.Connection[Any]:
@@ -215,10 +216,7 @@ def sweep_roles(admin: psycopg.Connection[Any]) -> None:
 
 def drop_role(admin: psycopg.Connection[Any], role: str) -> None:
     """Drop a role if nothing depends on it any more; copies of a template may still be in use."""
-    try:
+    # One at a time, as they are made: two who drop the same role at once meet the server's internal errors.
+    with suppress(psycopg.errors.DependentObjectsStillExist), admin.transaction():
+        admin.execute("SELECT pg_advisory_xact_lock(hashtext('planproof.role'))")
         admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
-    except psycopg.errors.DependentObjectsStillExist:
-        return
-    except psycopg.errors.InternalError_ as error:  # the server's word for two who drop one role at the same time
-        if "concurrently" not in str(error):
-            raise

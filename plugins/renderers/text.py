@@ -89,12 +89,12 @@ class Page:
             label = " " * len(label)
 
     def sql(self, code: str, indent: int = _INDENT) -> None:
-        """SQL, never wrapped or cut, so that it can be copied."""
+        """SQL, never wrapped or cut, so that it can be copied; control characters are spelled out (JSON has them)."""
+        shown = visible(code)
         if not self._console.color_system:
-            # Exactly as it is, control characters and all: a file may be fed to psql.
-            self._file.writelines(f"{' ' * indent}{line}\n" for line in code.rstrip().split("\n"))
+            self._file.writelines(f"{' ' * indent}{line}\n" for line in shown.rstrip().split("\n"))
             return
-        highlighted = Syntax("", "postgresql", theme="ansi_dark", background_color="default").highlight(visible(code))
+        highlighted = Syntax("", "postgresql", theme="ansi_dark", background_color="default").highlight(shown)
         highlighted.rstrip()
         for line in highlighted.split("\n"):
             self._console.print(Text(" " * indent).append_text(line), soft_wrap=True)
