@@ -120,6 +120,7 @@ def test_a_killed_process_loses_nothing(home: Settings, server: RedisServer) -> 
     ):
         ask(first, "SELECT 1 AS warm")
         ask(second, "SELECT 1 AS warm")
+        eventually(lambda: not redis.keys("planproof:turn:*"))  # a slow machine may leave one to run out
         lost = threading.Thread(target=partial(pytest.raises, httpx.TransportError, ask, first, sql))
         lost.start()
         eventually(lambda: redis.keys("planproof:turn:*"))

@@ -77,8 +77,6 @@ def test_neighbours_of_one_who_takes_all_locks_are_told_to_try_again(ground: Are
     attacker.join()
     wrong = [a.text for a in answers if a.status_code not in (200, 503, 504)]
     assert wrong == []
-    assert all("try again" in a.json()["detail"] for a in answers if a.status_code == 503), [
-        a.text for a in answers if a.status_code == 503
-    ]
+    assert all(int(a.headers["retry-after"]) > 0 for a in answers if a.status_code == 503)
     assert ground.client.post(f"/v1/{face}", json=body).status_code == 200
     assert ground.harm() == []
