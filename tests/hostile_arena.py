@@ -13,6 +13,7 @@ import secrets
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +27,14 @@ from model_server import ModelServer, model_server
 from api.app import create_app
 from optimizer.equivalence.scratch import Lease
 from optimizer.equivalence.session import Command, Session
+from optimizer.equivalence.templates import MAX_TEMPLATES
 from optimizer.errors import ShadowUnavailableError
 from optimizer.pipeline import Optimizer
 from optimizer.services import Services
 from optimizer.settings import Settings
 from optimizer.shadow.cluster import Cluster, ClusterKind
 from optimizer.shadow.hollow import HollowSession
+from optimizer.shadow.pool import MAX_ALL
 
 #: Short, so that what never ends ends soon.
 LIMITS: Final[dict[str, Any]] = {
@@ -45,8 +48,11 @@ LIMITS: Final[dict[str, Any]] = {
     "cluster_linger_s": 10,
     "log_level": "error",
 }
-#: Bytes on disk that cases may leave behind: databases that are kept, and the log that each server keeps (256 MB).
-MAX_DISK_GROWTH: Final = 2 * 256 * 1024**2 + 150_000_000
+#: Bytes on disk that cases may leave behind: the log that each server keeps (256 MB, and what is on its way), copies
+#: and templates that are kept for their next use (an empty database takes 8 MB), and anything else.
+MAX_LOG: Final = 320 * 1024**2
+MAX_DATABASES: Final = {ClusterKind.HOLLOW: MAX_ALL * 9_000_000, ClusterKind.SCRATCH: (MAX_TEMPLATES + 8) * 9_000_000}
+MAX_OTHER: Final = 40_000_000
 #: Seconds in which whatever a case started has to be gone.
 PATIENCE_S: Final = 10.0
 _KINDS: Final = (ClusterKind.HOLLOW, ClusterKind.SCRATCH)
@@ -115,7 +121,7 @@ class Arena:
     generations: dict[ClusterKind, str] = field(default_factory=dict)
     catalogs: dict[str, Any] = field(default_factory=dict)
     limits: dict[str, Any] = field(default_factory=lambda: dict(LIMITS))
-    disk: int = 0
+    disk: Counter[str] = field(default_factory=Counter)
     cases: int = 0
     files: frozenset[str] = frozenset()
     watchers: dict[ClusterKind, psycopg.Connection[Any]] = field(default_factory=dict)
@@ -165,8 +171,8 @@ class Arena:
         found += [f"changed: {name}" for name, value in catalogs.items() if value != self.catalogs[name]]
         found += [f"file written: {path}" for path in self.marker.parent.glob(f"{self.marker.name}*")]
         found += [f"new file: {name}" for name in self.listed() - self.files]
-        if deep and (grown := self.used_disk() - self.disk) > MAX_DISK_GROWTH:
-            found.append(f"{grown:,} bytes of disk taken")
+        if deep:
+            found += self._disk_taken()
         return found + self._neighbour_harm()
 
     def shared(self) -> dict[str, Any]:
@@ -194,13 +200,26 @@ class Arena:
                     found[f"catalog of {kind} {name}"] = admin.execute(_CATALOG).fetchall()
         return found
 
-    def used_disk(self) -> int:
-        """Bytes that the clusters take on disk; holes in sparse files take none."""
-        total = 0
-        for path in (self.home / "clusters").rglob("*"):
-            with contextlib.suppress(FileNotFoundError):
-                total += path.lstat().st_blocks * 512
-        return total
+    def used_disk(self) -> Counter[str]:
+        """Bytes that the clusters take on disk, by folder; holes in sparse files take none."""
+        taken: Counter[str] = Counter()
+        for kind in _KINDS:
+            data = self.cluster(kind).home
+            for path in data.rglob("*"):
+                with contextlib.suppress(FileNotFoundError):
+                    taken[f"{kind} {path.relative_to(data).parts[0]}"] += path.lstat().st_blocks * 512
+        return taken
+
+    def _disk_taken(self) -> list[str]:
+        """Say which folders grew beyond what is kept for good reason."""
+        grown = self.used_disk() - self.disk
+        limits = {f"{kind} pg_wal": MAX_LOG for kind in _KINDS}
+        limits |= {f"{kind} base": limit for kind, limit in MAX_DATABASES.items()}
+        return [
+            f"{taken:,} bytes of disk taken in {folder}"
+            for folder, taken in grown.items()
+            if taken > limits.get(folder, MAX_OTHER)
+        ]
 
     def listed(self) -> frozenset[str]:
         """Files of the data folders other than those that PostgreSQL itself makes, and links anywhere."""

@@ -25,17 +25,7 @@ from optimizer.scope import Scope, Source, columns_in, own_nodes
 _AGGREGATES = (exp.Sum, exp.Avg, exp.Min, exp.Max, exp.Count)
 #: Aggregates without a class of their own that give NULL over no rows and don't mind the order of rows.
 _NAMED_AGGREGATES = frozenset({"bool_and", "bool_or", "every"})
-_REFUSED_CLAUSES = (
-    "with_",
-    "distinct",
-    "group",
-    "having",
-    "windows",
-    "order",
-    "limit",
-    "offset",
-    "laterals",
-)
+_CLAUSES_OVER_ROWS = ("with_", "distinct", "group", "having", "windows", "order", "limit", "offset", "laterals")
 _FLOATS = ("real", "double precision")
 
 
@@ -144,9 +134,19 @@ def outermost_aggregates(value: exp.Expr, scope: Scope) -> Iterator[exp.Expr]:
         yield from outermost_aggregates(child, scope)
 
 
+def is_one_group(scope: Scope) -> bool:
+    """True for a query with one output and rows to read, without a clause that groups, orders, cuts or repeats them.
+
+    If its output is an aggregate, it gives exactly one row.
+    """
+    select = scope.select
+    plain = not any(select.args.get(key) for key in _CLAUSES_OVER_ROWS)
+    return plain and len(select.expressions) == 1 and bool(scope.sources)
+
+
 def _is_plain(select: exp.Select, scope: Scope, statement: ResolvedStatement) -> bool:
     """One output of aggregates and constants, over FROM items that cannot fail and are correlated with nothing."""
-    if any(select.args.get(key) for key in _REFUSED_CLAUSES) or len(select.expressions) != 1 or not scope.sources:
+    if not is_one_group(scope):
         return False
     value = select.expressions[0]
     if has_query(value) or value.find(exp.Window) is not None:

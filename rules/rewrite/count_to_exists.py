@@ -9,7 +9,7 @@ from sqlglot import exp
 
 from optimizer.catalog import Catalog
 from optimizer.matching import MIRRORED, bare, conjunction, conjuncts, not_null, where_conjuncts
-from optimizer.rewriting.decorrelation import scalar_subqueries
+from optimizer.rewriting.decorrelation import is_one_group, scalar_subqueries
 from optimizer.rewriting.evaluation import is_aggregate_of, neighbours_cannot_fail, query_cannot_fail, value_type
 from optimizer.rewriting.naming import output_item, output_name, with_output_name
 from optimizer.rewriting.resolved import ResolvedStatement, has_query, put_condition
@@ -26,17 +26,6 @@ _MEANINGS: dict[tuple[type[exp.Expr], int], bool] = {
     (exp.LT, 1): False,
     (exp.LTE, 0): False,
 }
-_REFUSED_CLAUSES = (
-    "distinct",
-    "group",
-    "having",
-    "windows",
-    "order",
-    "limit",
-    "offset",
-    "laterals",
-    "with_",
-)
 
 
 class CountToExists(RewriteRule):
@@ -105,7 +94,7 @@ class CountToExists(RewriteRule):
 def _is_count(inner: Scope, statement: ResolvedStatement) -> bool:
     """True for a query whose only output is a count of its own rows, and that cannot fail."""
     select = inner.select
-    if any(select.args.get(key) for key in _REFUSED_CLAUSES) or len(select.expressions) != 1 or not inner.sources:
+    if not is_one_group(inner):
         return False
     call = _call(inner)
     if not isinstance(call, exp.Count) or call.expressions or not is_aggregate_of(call, inner, statement):
