@@ -52,9 +52,9 @@ docs: $(READY)
 	@for page in $(PAGES); do \
 	  $(BIN)/python -m api.docs $$page > docs/$$page.md.new && mv docs/$$page.md.new docs/$$page.md || exit 1; done
 
-# The two long ones are run by name: benchmarks/load_bench.py and benchmarks/kill_bench.py.
+# Not here: the two long ones, which are run by name, and those that fill a database which is named to them.
 bench: $(READY)
-	@for script in $$(grep -l __main__ benchmarks/*.py | grep -v -e load_bench -e kill_bench); do \
+	@for script in $$(grep -l __main__ benchmarks/*.py | grep -v -e load_bench -e kill_bench -e tpch.py -e tpcds.py); do \
 	  echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 # The versions that are tested, written anew from the bounds in pyproject.toml.

@@ -42,6 +42,10 @@ _SHADOW = {
     "created": "2026-01-31T12:00:00+00:00",
     "origin": "db.example.org/shop",
     "not_cloned": [],
+    "redact_statistics": [],
+    "only_readable": False,
+    "role": "",
+    "changes": "",
 }
 _JOB_ID = "5f0c3f0b8f5e4a5f9d5d0a8f2f1c7b3e"
 _JOB = {
@@ -92,6 +96,21 @@ REQUESTS: dict[str, dict[str, Any]] = {
             "summary": "A hollow clone of a server that the settings allow",
             "value": {"name": "production", "from": "postgresql://planproof@db.example.org/shop"},
         },
+        "redacted": {
+            "summary": "A clone without values of columns that hold text",
+            "value": {
+                "name": "production",
+                "from": "postgresql://planproof@db.example.org/shop",
+                "redact_statistics": ["text", "users.birthday"],
+            },
+        },
+    },
+    "POST /v1/shadows/{name}/refresh": {
+        "as before": {"summary": "As before", "value": {}},
+        "redacted": {
+            "summary": "Without values of a column, from now on",
+            "value": {"redact_statistics": ["users.email"]},
+        },
     },
 }
 
@@ -103,6 +122,8 @@ RESPONSES: dict[str, Any] = {
             "name": "production",
             "kind": "hollow",
             "server_version": "18.1",
+            "source_version": "18.1",
+            "planned_by": "planned by PostgreSQL 18.1, the source's own version",
             "revision": "5d41402abc4b",
             "not_cloned": [],
         },
@@ -170,6 +191,11 @@ RESPONSES: dict[str, Any] = {
     "GET /v1/shadows/{name}": {
         **_SHADOW,
         "source_version": "16.4",
+        "planned_by": (
+            "planned by the embedded PostgreSQL 18.1; the source is 16.4: plans can differ, install postgresql-16 "
+            "beside planproof and refresh the shadow to have its own planner"
+        ),
+        "settings": {"search_path": '"public"', "random_page_cost": "1.1"},
         "tables": [{"name": "public.orders", "kind": "table", "rows": 1_000_000.0, "bytes": 104_857_600, "indexes": 2}],
     },
     "GET /v1/jobs": [_JOB],

@@ -8,7 +8,7 @@ from anyio import CapacityLimiter, to_thread
 
 from api.logs import logger
 from optimizer.errors import ShadowUnavailableError
-from optimizer.shadow.cluster import ClusterKind, Supervisor
+from optimizer.shadow.server.cluster import ClusterKind, Supervisor
 
 #: Seconds after which a probe has its answer, and while the servers are started for the first time.
 PROBE_TIMEOUT_S, START_TIMEOUT_S = 5.0, 1.0

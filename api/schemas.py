@@ -78,13 +78,38 @@ class ExplainRequest(_Request):
     )
 
 
-class ShadowRequest(_Request):
-    """A shadow to make: exactly one of `from`, `schema` and `attach`."""
+class CloneRequest(_Request):
+    """How a hollow clone is made. What a refresh leaves out stays as it was."""
+
+    redact_statistics: Annotated[list[Annotated[Text, Field(max_length=400)]] | None, Field(max_length=1_000)] = Field(
+        None,
+        description="Whose values are left out of the statistics: `table.column`, `schema.table.column`, `text` or "
+        "`all`; `none` alone ends an earlier redaction.",
+        examples=[["users.email", "text"]],
+    )
+    only_readable: StrictBool | None = Field(
+        None, description="Leave out tables that the role may not read, instead of failing."
+    )
+    role: Annotated[Text, Field(max_length=63)] | None = Field(
+        None, description="Whose rights, policies and settings count; the role of the connection by default."
+    )
+
+    @property
+    def clone_options(self) -> dict[str, Any]:
+        """What was asked for, as `CloneOptions.changed` takes it."""
+        asked = {"redact_statistics": self.redact_statistics, "only_readable": self.only_readable, "role": self.role}
+        return {name: value for name, value in asked.items() if value is not None}
+
+
+class ShadowRequest(CloneRequest):
+    """A shadow to make: exactly one of `from`, `schema` and `attach`; how it is cloned only goes with `from`."""
 
     name: ShadowName
     from_: Annotated[StrictStr | None, Field(alias="from", max_length=4_000, description="DSN to clone hollow.")] = None
     schema_: Annotated[Schema, Field(alias="schema")] = None
-    stats: StrictStr | None = Field(None, description="Statistics for `schema`, as pg_dump writes them.")
+    stats: StrictStr | None = Field(
+        None, description="Statistics for `schema`, as pg_dump or the script of `planproof shadow script` writes them."
+    )
     attach: Annotated[StrictStr | None, Field(max_length=4_000, description="DSN to plan in.")] = None
 
 
@@ -171,11 +196,13 @@ class QueryModel(BaseModel):
 
 
 class ShadowInfoModel(BaseModel):
-    """The shadow that was planned on."""
+    """The shadow that was planned on; `server_version` is the planner's, `source_version` the source's."""
 
     name: str
     kind: Literal["hollow", "files", "attached", "sqlite"]
     server_version: str
+    source_version: str
+    planned_by: str
     revision: str
     not_cloned: list[str]
 
@@ -240,6 +267,10 @@ class ShadowModel(BaseModel):
     created: str
     origin: str
     not_cloned: list[str]
+    redact_statistics: list[str] = Field(description="Whose values are left out of a clone's statistics.")
+    only_readable: bool = Field(description="Whether tables that the role may not read were left out.")
+    role: str = Field(description="Whose rights, policies and settings count; empty: the role of the connection.")
+    changes: str = Field(description="What the refresh that made this revision found, such as `3 tables changed`.")
 
 
 class TableModel(BaseModel):
@@ -256,6 +287,8 @@ class ShadowDetailModel(ShadowModel):
     """One shadow with its tables; `server_version` is the planner's, `source_version` the source's."""
 
     source_version: str
+    planned_by: str
+    settings: dict[str, str] = Field(description="Planner settings of the source, where they differ from the default.")
     tables: list[TableModel]
 
 

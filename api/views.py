@@ -54,7 +54,7 @@ def explanation_view(explanation: Explanation) -> dict[str, Any]:
                 "ddl": index.candidate.ddl(concurrently=False),
                 "name": index.name,
                 "storage_bytes": index.storage_bytes,
-                "used": index.name in plan.indexes,
+                "used": index.serves(plan),
             }
             for index in explanation.indexes
         ],
@@ -82,6 +82,10 @@ def record_view(record: ShadowRecord) -> dict[str, Any]:
         "created": record.created,
         "origin": record.origin,
         "not_cloned": list(record.not_cloned),
+        "redact_statistics": list(record.options.redact_statistics),
+        "only_readable": record.options.only_readable,
+        "role": record.options.role,
+        "changes": record.changes,
     }
 
 
@@ -92,6 +96,7 @@ def shadow_view(record: ShadowRecord, shadow: ShadowDatabase) -> dict[str, Any]:
         **record_view(record),
         **shadow.info.as_dict(),
         "source_version": record.server_version,
+        "settings": dict(record.settings),
         "tables": [
             {
                 "name": table.qualified,

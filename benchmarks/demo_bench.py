@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Supervisor
+from optimizer.shadow.server.cluster import Supervisor
 
 ROOT = Path(__file__).resolve().parent.parent
 PHASES = ("install", "start", "fill", "clone", "optimize", "prove")

@@ -24,7 +24,7 @@ from optimizer.equivalence.verdict import Verdict
 from optimizer.errors import SqlError
 from optimizer.query import Query
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Supervisor
+from optimizer.shadow.server.cluster import Supervisor
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 HOLDS = frozenset({"proved", "bounded", "tested"})

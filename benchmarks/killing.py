@@ -22,8 +22,8 @@ from optimizer.equivalence.gate import Gate
 from optimizer.query import Query
 from optimizer.services import Services
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Cluster, ClusterKind
-from optimizer.shadow.watchdog import read_postmaster
+from optimizer.shadow.server.cluster import Cluster, ClusterKind
+from optimizer.shadow.server.watchdog import read_postmaster
 
 #: How a target of several processes dies: its first one, any other one, or all at once.
 WAYS = ("first", "other", "all")

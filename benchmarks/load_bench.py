@@ -36,7 +36,7 @@ import served
 from request_mix import BUSY, Request
 
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import ClusterKind, Supervisor
+from optimizer.shadow.server.cluster import ClusterKind, Supervisor
 
 #: Health that is no longer health, in milliseconds, at the 99th percentile.
 HEALTH_AIM_MS = 100.0

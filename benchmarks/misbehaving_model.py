@@ -39,7 +39,7 @@ from optimizer.proposals import MAX_PROPOSED
 from optimizer.query import Query
 from optimizer.services import Services
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import ClusterKind, Supervisor
+from optimizer.shadow.server.cluster import ClusterKind, Supervisor
 
 _STOPPED = ("refuted", "unknown")
 

@@ -28,9 +28,9 @@ from optimizer.advice import Report
 from optimizer.pipeline import Optimizer
 from optimizer.services import Services
 from optimizer.settings import Settings
-from optimizer.shadow import watchdog
-from optimizer.shadow.cluster import ClusterKind
 from optimizer.shadow.port import ShadowDatabase
+from optimizer.shadow.server import watchdog
+from optimizer.shadow.server.cluster import ClusterKind
 
 SOURCE, READER = "tpch", "tpch_reader"
 LOGGED = (ClusterKind.HOLLOW, ClusterKind.SCRATCH)

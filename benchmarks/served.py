@@ -25,8 +25,8 @@ import psutil
 
 from optimizer.errors import ShadowUnavailableError
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import ClusterKind, Supervisor
-from optimizer.shadow.watchdog import read_postmaster
+from optimizer.shadow.server.cluster import ClusterKind, Supervisor
+from optimizer.shadow.server.watchdog import read_postmaster
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = ROOT / "fixtures/schemas/shop.sql"

@@ -31,6 +31,9 @@ class ColumnStatistics:
         correlation: of physical to logical order, None where unknown.
         most_common_vals, most_common_freqs: values in text form and their shares.
         histogram_bounds: values in text form.
+        most_common_elems, most_common_elem_freqs: of arrays and tsvectors, elements in text form and the shares of rows
+            that hold them; behind those come the least and the greatest share, and for arrays that of NULL elements.
+        elem_count_histogram: of arrays, bounds of the number of different elements a row, behind them its average.
     """
 
     null_frac: float
@@ -40,6 +43,9 @@ class ColumnStatistics:
     most_common_vals: tuple[str, ...] = ()
     most_common_freqs: tuple[float, ...] = ()
     histogram_bounds: tuple[str, ...] = ()
+    most_common_elems: tuple[str, ...] = ()
+    most_common_elem_freqs: tuple[float, ...] = ()
+    elem_count_histogram: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,11 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """One constraint; `expression` is set for CHECK, the `referenced_*` fields for foreign keys."""
+    """One constraint; `expression` is set for CHECK, the `referenced_*` fields for foreign keys.
+
+    It is not `validated` if a query may find it broken: NOT VALID ones, and foreign keys to tables with row-level
+    security, which may hide the row that is referenced.
+    """
 
     name: str
     kind: ConstraintKind
@@ -93,6 +103,7 @@ class IndexColumn:
     Parameters:
         expression: the column's name as SQL would write it, or the expression as PostgreSQL prints it.
         column: the plain column's name, None for an expression.
+        opclass_options: parameters of the operator class, as names and values.
     """
 
     expression: str
@@ -101,11 +112,15 @@ class IndexColumn:
     nulls_first: bool = False
     opclass: str | None = None
     collation: str | None = None
+    opclass_options: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """One existing index; `definition` is `pg_get_indexdef`, `size_bytes` its size at the source."""
+    """One existing index; `definition` is `pg_get_indexdef`, `size_bytes` its size at the source.
+
+    `options` are its storage parameters, as names and values.
+    """
 
     name: str
     schema: str
@@ -120,6 +135,7 @@ class Index:
     constraint: str | None = None
     definition: str = ""
     size_bytes: int = 0
+    options: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +147,7 @@ class Table:
         pages: size of the main fork in 8 kB blocks.
         row_security: True where row-level security is on.
         definition: the view's query for views, None otherwise.
+        parent: schema and name of the partitioned table of which this is a partition, None for others.
     """
 
     schema: str
@@ -143,6 +160,7 @@ class Table:
     pages: int = 0
     row_security: bool = False
     definition: str | None = None
+    parent: tuple[str, str] | None = None
 
     @property
     def qualified(self) -> str:
@@ -212,6 +230,11 @@ class Catalog:
         if schema is not None:
             return self.tables.get((schema, name))
         return next((t for s in self.search_path if (t := self.tables.get((s, name))) is not None), None)
+
+    def partitions(self, table: Table) -> tuple[Table, ...]:
+        """Return the partitions right below a partitioned table, by schema and name."""
+        place = (table.schema, table.name)
+        return tuple(child for _, child in sorted(self.tables.items()) if child.parent == place)
 
     def resolve(self, node: exp.Table) -> Table | None:
         """Find the relation that a table reference names; None for functions, other databases and unknown names."""

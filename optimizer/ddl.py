@@ -100,12 +100,14 @@ class Extension:
         schema: where, None for the default.
         line: 1-based line in the user's file.
         stand_ins: what is run instead of creating it.
+        source: what a script says to have it, where that is no CREATE EXTENSION.
     """
 
     name: str
     schema: str | None
     line: int
     stand_ins: tuple[str, ...] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ def read_script(text: str, *, max_bytes: int) -> Script:
         if ruling.note:
             skipped.append((piece.line, ruling.kind, ruling.note))
         if ruling.fate is Fate.EXTENSION:
-            extensions.append(Extension(ruling.name, ruling.schema, piece.line, ruling.statements))
+            extensions.append(Extension(ruling.name, ruling.schema, piece.line, ruling.statements, ruling.source))
         elif ruling.fate is Fate.COPY:
             items.append(_copy_rows(piece, ruling))
         elif ruling.fate is Fate.RUN:

@@ -7,7 +7,6 @@ unprivileged owner, so the list guards what that owner could still reach, and wh
 from __future__ import annotations
 
 import importlib
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -15,8 +14,10 @@ from typing import Any, Final
 
 import postgast
 
+from optimizer.collations import stand_in_statements
+from optimizer.ddl_foreign import check_table, server_statements
+from optimizer.ddl_functions import tamed
 from optimizer.errors import SqlError
-from optimizer.parse_guard import read_outline
 
 # By name: its stub file does not parse, which ends every type check that follows the import.
 _pb: Any = importlib.import_module("postgast.pg_query_pb2")
@@ -29,8 +30,16 @@ def _names(text: str) -> frozenset[str]:
 #: Extensions of the embedded server that give a database types, operators and functions, and no way out of it.
 EXTENSIONS: Final = _names(
     "btree_gin btree_gist citext cube earthdistance fuzzystrmatch hstore intarray isn ltree pg_trgm seg "
-    "tablefunc unaccent vector"
+    "tablefunc unaccent vector bloom dict_int intagg tsm_system_rows tsm_system_time"
 )
+#: Those that nothing in a plan depends on, and those whose tables get another wrapper (`ddl_foreign.py`).
+_PLANLESS: Final = _names(
+    "adminpack amcheck auto_explain hypopg pageinspect pg_buffercache pg_cron pg_freespacemap pg_hint_plan pg_prewarm "
+    "pg_qualstats pg_repack pg_stat_kcache pg_stat_monitor pg_stat_statements pg_visibility pg_wait_sampling "
+    "pg_walinspect pgaudit pgrowlocks pgstattuple postgres_fdw sslinfo"
+)
+_FOREIGN: Final = _names("postgres_fdw file_fdw")
+_WITHOUT: Final = "no plan depends on it"
 
 # For absent extensions that schemas name most: functions of theirs that a default calls, over what is built in.
 _STAND_INS: Final = {
@@ -66,7 +75,6 @@ _MEND: Final = {
     "truncate_stmt": "give the final rows as INSERT or COPY ... FROM stdin",
     "copy_stmt": "only COPY table FROM stdin with its rows inline may stand",
     "drop_stmt": "remove it and what it drops, or write DROP ... IF EXISTS",
-    "create_foreign_table_stmt": "write it as a plain table",
     "createdb_stmt": "a schema file describes one database: remove it, and any \\connect",
 }
 
@@ -111,6 +119,7 @@ class Ruling:
         name: the extension, or the table of a COPY.
         schema: the schema of that extension or table, None where none is said.
         columns: the columns of a COPY.
+        source: what a script says to have the extension, where that is no CREATE EXTENSION.
     """
 
     kind: str
@@ -120,6 +129,7 @@ class Ruling:
     name: str = ""
     schema: str | None = None
     columns: tuple[str, ...] = field(default=())
+    source: str = ""
 
 
 def judge(node: Any, sql: str) -> Ruling:
@@ -154,29 +164,8 @@ def _refusal(kind: str, name: str) -> SqlError:
 
 
 def _function(statement: Any, kind: str, sql: str) -> Ruling:
-    if statement.DESCRIPTOR.name == "CreateFunctionStmt":
-        options = {option.def_elem.defname: option.def_elem.arg for option in statement.options}
-        language = options["language"].string.sval.lower() if "language" in options else "sql"
-        if language not in ("sql", "plpgsql"):
-            raise SqlError(f"{kind} in language {language} is not accepted: only sql and plpgsql are")
-    else:
-        options = {action.def_elem.defname: action.def_elem.arg for action in statement.actions}
-    if "security" not in options or not options["security"].boolean.boolval:
-        return Ruling(kind, Fate.RUN)
-    return Ruling(kind, Fate.RUN, "SECURITY DEFINER became SECURITY INVOKER", (_as_invoker(sql, kind),))
-
-
-def _as_invoker(sql: str, kind: str) -> str:
-    """Return the statement with SECURITY INVOKER: it must not run with its owner's rights when a query is planned."""
-    text = sql.encode()
-    for first, second in itertools.pairwise(postgast.scan(sql).tokens):
-        if first.token == _pb.SECURITY and second.token == _pb.DEFINER:
-            # The options stand before any body, so the first pair is the option.
-            changed = (text[: second.start] + b"INVOKER" + text[second.end :]).decode()
-            if _function(getattr(node := read_outline(changed)[0], node.WhichOneof("node")), kind, changed).note == "":
-                return changed
-            break
-    raise SqlError(f"{kind} with SECURITY DEFINER is not accepted: remove these words")
+    text, notes = tamed(statement, kind, sql)
+    return Ruling(kind, Fate.RUN, "; ".join(notes), (text,) if notes else ())
 
 
 def _alter_table(statement: Any, kind: str, _sql: str) -> Ruling:
@@ -218,7 +207,8 @@ def _extension(statement: Any, kind: str, _sql: str) -> Ruling:
         made = ", ".join(_STAND_INS[name])
         note = f"extension {name} is not available; only {made} got a stand-in"
         return Ruling(kind, Fate.EXTENSION, note, stand_ins, name=name, schema=schema)
-    return Ruling(kind, Fate.SKIP, f"extension {name} is not available")
+    effect = _WITHOUT if name in _PLANLESS else "what needs its types, functions, operators or index methods is missing"
+    return Ruling(kind, Fate.SKIP, "" if name in _FOREIGN else f"extension {name} is not available: {effect}")
 
 
 def _schema(statement: Any, kind: str, _sql: str) -> Ruling:
@@ -232,6 +222,22 @@ def _schema(statement: Any, kind: str, _sql: str) -> Ruling:
     missing = "IF NOT EXISTS " if statement.if_not_exists else ""
     note = _OWNERSHIP if statement.HasField("authrole") else ""
     return Ruling(kind, Fate.RUN, note, (f"CREATE SCHEMA {missing}{_quoted(name)}",), schema=name)
+
+
+def _server(statement: Any, kind: str, _sql: str) -> Ruling:
+    statements = server_statements(statement)
+    return Ruling(kind, Fate.EXTENSION, "", statements, name=statement.servername, source=statements[2])
+
+
+def _foreign_table(statement: Any, kind: str, _sql: str) -> Ruling:
+    check_table(statement)
+    return Ruling(kind, Fate.RUN)
+
+
+def _cast(statement: Any, kind: str, _sql: str) -> Ruling:
+    if not statement.HasField("func") and not statement.inout:
+        raise SqlError(f"{kind} WITHOUT FUNCTION is not accepted: it takes a superuser")
+    return Ruling(kind, Fate.RUN)
 
 
 def _drop(statement: Any, kind: str, _sql: str) -> Ruling:
@@ -267,9 +273,12 @@ def _transaction(statement: Any, kind: str, _sql: str) -> Ruling:
     return Ruling(kind, Fate.SKIP)
 
 
-def _define(statement: Any, kind: str, _sql: str) -> Ruling:
+def _define(statement: Any, kind: str, sql: str) -> Ruling:
     if _pb.ObjectType.Name(statement.kind) not in _DEFINED:
         raise _refusal(kind, "define_stmt")
+    if _pb.ObjectType.Name(statement.kind) == "OBJECT_COLLATION" and (made := stand_in_statements(statement)):
+        *schema, name = (part.string.sval for part in statement.defnames)
+        return Ruling(kind, Fate.EXTENSION, "", made, name=f"collation {name}", schema=schema[0], source=sql)
     return Ruling(kind, Fate.RUN)
 
 
@@ -339,6 +348,9 @@ _CHECKED: Final[dict[str, Callable[[Any, str, str], Ruling]]] = {
     "comment_stmt": _comment,
     "create_extension_stmt": _extension,
     "create_schema_stmt": _schema,
+    "create_foreign_server_stmt": _server,
+    "create_foreign_table_stmt": _foreign_table,
+    "create_cast_stmt": _cast,
     "drop_stmt": _drop,
     "variable_set_stmt": _set,
     "transaction_stmt": _transaction,

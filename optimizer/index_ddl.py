@@ -23,8 +23,8 @@ _DESCENDING, _NULLS_FIRST, _NULLS_LAST = "SORTBY_DESC", "SORTBY_NULLS_FIRST", "S
 def parse_index_ddl(text: str, catalog: Catalog) -> IndexCandidate:
     """Read one CREATE INDEX statement.
 
-    The index's name, CONCURRENTLY, IF NOT EXISTS, ONLY, TABLESPACE and storage parameters are not part of a candidate
-    and have no say in its plan, but fillfactor's in its size; they are accepted and dropped.
+    The index's name, CONCURRENTLY, IF NOT EXISTS, ONLY and TABLESPACE are not part of a candidate, since none has a say
+    in its plan; they are accepted and dropped.
 
     Parameters:
         text: the statement.
@@ -43,6 +43,7 @@ def parse_index_ddl(text: str, catalog: Catalog) -> IndexCandidate:
         method=statement.access_method or "btree",
         include=tuple(_column(e.index_elem.name, table) for e in statement.index_including_params),
         predicate=_expression(statement.where_clause) if statement.HasField("where_clause") else None,
+        options=_options(statement.options),
         title="Index given by the user",
         source="user",
     )
@@ -83,8 +84,6 @@ def _column(name: str, table: Table) -> str:
 
 
 def _key(element: Any, table: Table, text: str) -> IndexColumn:
-    if element.opclassopts:
-        raise SqlError("operator class parameters are not supported in a hypothetical index")
     enum = postgast.pg_query_pb2
     descending = enum.SortByDir.Name(element.ordering) == _DESCENDING
     nulls = enum.SortByNulls.Name(element.nulls_ordering)
@@ -97,7 +96,40 @@ def _key(element: Any, table: Table, text: str) -> IndexColumn:
         nulls_first=nulls == _NULLS_FIRST or (descending and nulls != _NULLS_LAST),
         opclass=".".join(quote_identifier(part.string.sval) for part in element.opclass) or None,
         collation=_collation(element.collation, text),
+        opclass_options=_options(element.opclassopts),
     )
+
+
+def _options(nodes: Any) -> tuple[tuple[str, str], ...]:
+    """Read storage parameters, or those of an operator class; which exist and what they take, the server says."""
+    options: dict[str, str] = {}
+    for node in nodes:
+        option = node.def_elem
+        if option.defnamespace:
+            raise SqlError(f"indexes have no storage parameters {option.defnamespace}.*: name them without a namespace")
+        if option.defname in options:
+            raise SqlError(f"the parameter {option.defname} is given twice")
+        options[option.defname] = _option_value(option)
+    return tuple(sorted(options.items()))
+
+
+def _option_value(option: Any) -> str:
+    """The text that PostgreSQL would store (`defGetString`); a parameter without a value is true."""
+    kind = option.arg.WhichOneof("node")
+    if kind is None:
+        return "true"
+    value = getattr(option.arg, kind)
+    if kind == "integer":
+        return str(value.ival)
+    if kind == "float":
+        return str(value.fval)
+    if kind == "boolean":
+        return "true" if value.boolval else "false"
+    if kind == "string":
+        return str(value.sval)
+    if kind == "type_name" and len(value.names) == 1:  # a word that is no keyword
+        return str(value.names[0].string.sval)
+    raise SqlError(f"the value of the parameter {option.defname} is neither a number nor a word: write it in quotes")
 
 
 def _collation(names: Any, text: str) -> str | None:

@@ -148,9 +148,10 @@ class Optimizer:
         candidates = [parse_index_ddl(text, shadow.catalog()) for text in indexes]
         with shadow.session() as session:
             made = session.create(candidates)
-            refused = [text for text, c in zip(indexes, candidates, strict=True) if c not in made]
-            if refused:
-                raise InputError(f"the shadow cannot hold this hypothetical index: {refused[0]}")
+            refused = [(text, c) for text, c in zip(indexes, candidates, strict=True) if c not in made]
+            for text, candidate in refused:
+                why = session.refused.get(candidate, "the server refused it")
+                raise InputError(f"the shadow cannot hold this hypothetical index: {why}: {text}")
             hypothetical = tuple(dict.fromkeys(made.values()))
             with query.in_place():
                 return Explanation(session.explain(query.sql, using=hypothetical), hypothetical)
@@ -217,7 +218,7 @@ class Optimizer:
             options, refused = planner.options(forms, candidates, work.forms.rejected, work.deadline)
             work.found += options
             work.proposed += [c for c in proposed.indexes if c not in refused]
-            work.forms.rejected += [refusal(c) for c in proposed.indexes if c in refused]
+            work.forms.rejected += [refusal(c, session.refused.get(c, "")) for c in proposed.indexes if c in refused]
             work.explain_calls += session.explain_calls
 
     def _weigh(self, work: _Work) -> None:

@@ -144,9 +144,9 @@ class Proposals:
             self.rejected.append(rejection)
 
 
-def refusal(candidate: IndexCandidate) -> Rejection:
-    """Report an index that the shadow could not make."""
-    detail = "the shadow cannot hold this hypothetical index"
+def refusal(candidate: IndexCandidate, why: str = "") -> Rejection:
+    """Report an index that the shadow could not make, and why."""
+    detail = "the shadow cannot hold this hypothetical index" + (f": {why}" if why else "")
     return Rejection("+".join(candidate.rules), candidate.ddl(), "invalid", detail)
 
 

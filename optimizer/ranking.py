@@ -14,10 +14,11 @@ from optimizer.advice import Advice, AdviceKind, Comparison, Evidence, Rejection
 from optimizer.candidate import IndexCandidate
 from optimizer.catalog import Catalog
 from optimizer.equivalence.verdict import Equivalence, Verdict
+from optimizer.index_script import index_rollback, index_script
 from optimizer.plan import Plan
 from optimizer.search import Form
-from optimizer.shadow.admission import free_name, relation_names
 from optimizer.shadow.port import HypotheticalIndex
+from optimizer.shadow.whatif.admission import free_name, relation_names
 
 #: Most distinct rewrites of one source (rules, a model, ...) that are sent through the gate for one query: what one
 #: source proposes must not cost another its verdicts.
@@ -185,8 +186,8 @@ def _advice(option: Option, original: Form, verdict: Verdict | None, catalog: Ca
         title="; ".join(t for t in titles if t),
         why="\n\n".join(r for r in reasons if r),
         sql=option.form.query.sql if rewrite else None,
-        ddl=tuple(candidate.ddl(name) for candidate, name in names.items()),
-        rollback=tuple(candidate.rollback(name) for candidate, name in names.items()),
+        ddl=tuple(line for candidate, name in names.items() for line in index_script(candidate, catalog, name)),
+        rollback=tuple(index_rollback(candidate, catalog, name) for candidate, name in names.items()),
         cost=Comparison(original.plan.cost, option.plan.cost),
         evidence=Evidence.ESTIMATED,
         equivalence=verdict,

@@ -52,7 +52,7 @@ def select_indexes(
     Returns: the selection; without indexes when none helps.
     """
     everything = explain(candidates)
-    used = tuple(index for index in candidates if index.name in everything.indexes)
+    used = tuple(index for index in candidates if index.serves(everything))
     best = everything.cost.total_cost
     if not used or best >= bare.cost.total_cost:
         return Selection((), bare)

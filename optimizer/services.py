@@ -9,6 +9,7 @@ import math
 import os
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -19,16 +20,21 @@ from optimizer.hooks import Plugins
 from optimizer.open_shadows import OpenShadows
 from optimizer.settings import Settings
 from optimizer.shadow.attached import inspect_server
-from optimizer.shadow.clone import Cloned, Progress, clone_source, drop_template, read_files
-from optimizer.shadow.cluster import Cluster, ClusterKind, Supervisor
 from optimizer.shadow.hollow import HollowSession
 from optimizer.shadow.idle import IdleSessions
 from optimizer.shadow.pool import sweep
 from optimizer.shadow.port import ShadowDatabase, ShadowKind
 from optimizer.shadow.registry import Registry, ShadowRecord, check_name
-from optimizer.shadow.room import check_room, is_short
-from optimizer.shadow.source import origin_of
-from optimizer.shadow.template import TEMPLATE_NAME, server_errors, template_names
+from optimizer.shadow.server.cluster import Cluster, ClusterKind, Supervisor
+from optimizer.shadow.server.room import check_room, is_short
+from optimizer.shadow.source.carried import Carried
+from optimizer.shadow.source.connection import connected, origin_of
+from optimizer.shadow.source.reading import Progress
+from optimizer.shadow.template.carried_clone import make_from_files
+from optimizer.shadow.template.clone import Cloned, clone_source, drop_template
+from optimizer.shadow.template.clone_options import CloneOptions
+from optimizer.shadow.template.database import TEMPLATE_NAME, server_errors, template_names
+from optimizer.shadow.template.refresh import Refreshed, refresh_source
 
 #: Shadows from schema texts that came with a request, kept for the next request with the same text.
 MAX_THROWAWAYS = 16
@@ -86,25 +92,28 @@ class Services:
         """
         return self._shadows.get(self.registry.root, self.registry.get(name))
 
-    def add_hollow(self, name: str, dsn: str, progress: Progress | None = None) -> ShadowRecord:
+    def add_hollow(
+        self, name: str, dsn: str, progress: Progress | None = None, options: CloneOptions | None = None
+    ) -> ShadowRecord:
         """Clone a server's schema, statistics and shape, not its rows.
 
         Parameters:
             name: for the new shadow.
             dsn: of the source.
             progress: told what is being done and the share that is behind us, 0 to 1.
+            options: how to clone; None is as all of it defaults to.
 
         Errors: `InputError`, `ShadowUnavailableError`.
         """
         with self._adding(name):
-            return self._clone(name, dsn, progress or _silent)
+            return self._clone(name, dsn, progress or _silent, options or CloneOptions())
 
     def add_files(self, name: str, schema_text: str, stats_text: str | None = None, origin: str = "") -> ShadowRecord:
         """Make a shadow from a schema script, with rows or statistics if it has any.
 
         Parameters:
             name: for the new shadow.
-            schema_text, stats_text: see `optimizer.shadow.clone.read_files`.
+            schema_text, stats_text: see `optimizer.shadow.template.carried_clone.make_from_files`.
             origin: where the texts come from, for people.
 
         Errors: `InputError` (`SqlError` with line and column), `ShadowUnavailableError`.
@@ -125,15 +134,21 @@ class Services:
             )
             return self.registry.put(record, {}, dsn=dsn)
 
-    def refresh(self, name: str, progress: Progress | None = None) -> ShadowRecord:
+    def refresh(self, name: str, progress: Progress | None = None, options: CloneOptions | None = None) -> ShadowRecord:
         """Read a shadow's server again and replace what is known of it.
+
+        Parameters:
+            name: of the shadow.
+            progress: as for `add_hollow`.
+            options: how to clone from now on; None is as before.
 
         Errors: as `add_hollow`; `InputError` for a shadow made from files.
         """
         with self.registry.lock(name):
             record = self.registry.get(name)
             if record.kind == "hollow":
-                return self._clone(name, self.registry.dsn(name), progress or _silent, record)
+                chosen = options or record.options
+                return self._clone(name, self.registry.dsn(name), progress or _silent, chosen, record)
             if record.kind == "attached":
                 version, notes = inspect_server(self.registry.dsn(name))
                 cloned = Cloned({}, version, {}, notes)
@@ -202,18 +217,29 @@ class Services:
                 )
             yield
 
-    def _clone(self, name: str, dsn: str, progress: Progress, before: ShadowRecord | None = None) -> ShadowRecord:
+    def _clone(
+        self, name: str, dsn: str, progress: Progress, options: CloneOptions, before: ShadowRecord | None = None
+    ) -> ShadowRecord:
         revision = secrets.token_hex(6)
         database = _database("planproof", name, revision)
         self._check_room()
         origin = origin_of(dsn)
-        cluster = self._swept_cluster(name)
-        cloned = clone_source(cluster, database, dsn, self.settings, progress)
-        record = self._record(name, "hollow", revision, origin, database, cloned)
-        record = self.registry.put(record, cloned.files, dsn=dsn)
+        with connected(dsn) as source:
+            planner = self.supervisor.planner_for(source.info.server_version)
+        cluster = self._swept_cluster(name, planner)
+        if before is not None and (before.options, before.planner_major) == (options, planner):
+            found = refresh_source(cluster, before, database, dsn, self.settings, progress)
+        else:
+            found = Refreshed(clone_source(cluster, database, dsn, self.settings, progress, options), "")
+        if found.cloned is None:
+            progress("nothing has changed", 1.0)
+            return self.registry.get(name)
+        record = self._record(name, "hollow", revision, origin, database, found.cloned)
+        record = replace(record, options=options, planner_major=planner, changes=found.changes)
+        record = self.registry.put(record, found.cloned.files, dsn=dsn)
         if before is not None:
-            drop_template(cluster, before.database)
-        progress("done", 1.0)
+            self._drop_database(before)
+        progress(found.changes or "done", 1.0)
         return record
 
     def _read_files(
@@ -221,16 +247,19 @@ class Services:
     ) -> ShadowRecord:
         database = _database(self._prefix(registry), name, revision)
         self._check_room()
-        cluster = self.supervisor.cluster(ClusterKind.HOLLOW)
+        carried = Carried.from_text(stats_text) if stats_text is not None else None
+        planner = self.supervisor.planner_for(carried.shape.server_version_num) if carried is not None else None
+        cluster = self.supervisor.cluster(ClusterKind.HOLLOW, planner)
         try:
             self._sweep(cluster, name)
-            cloned = read_files(cluster, database, schema_text, stats_text, self.settings)
+            cloned = make_from_files(cluster, database, schema_text, stats_text, self.settings)
         except ShadowUnavailableError:
             if not cluster.ended():
                 raise
             # The server ended meanwhile, with what was half made: once more in the next one.
-            cloned = read_files(self._swept_cluster(name), database, schema_text, stats_text, self.settings)
-        record = self._record(name, "files", revision, origin, database, cloned)
+            cluster = self._swept_cluster(name, planner)
+            cloned = make_from_files(cluster, database, schema_text, stats_text, self.settings)
+        record = replace(self._record(name, "files", revision, origin, database, cloned), planner_major=planner)
         return registry.put(record, {**cloned.files, _DISK_BYTES: str(cloned.disk_bytes)})
 
     def _record(
@@ -259,21 +288,28 @@ class Services:
 
     def _drop(self, registry: Registry, name: str) -> None:
         """Delete a shadow. Hold its lock."""
-        with_database = True
-        with contextlib.suppress(InputError):  # damaged: it may have one
-            with_database = registry.get(name).database != ""
+        majors: tuple[int | None, ...] = (None, *self.supervisor.majors())
+        with contextlib.suppress(InputError):  # damaged: it may have a database, in any hollow cluster
+            record = registry.get(name)
+            majors = (record.planner_major,) if record.database else ()
         self._shadows.close(registry.root, name)
         registry.delete(name)
-        if with_database:
-            cluster = self.supervisor.cluster(ClusterKind.HOLLOW)
+        # Where a PostgreSQL has gone from this machine, its databases stay until it comes back, and are then swept.
+        for major in (major for major in majors if major is None or self.supervisor.serves(major)):
+            cluster = self.supervisor.cluster(ClusterKind.HOLLOW, major)
             with server_errors("dropping the shadow"):
                 for database in template_names(cluster):
                     if _shadow_of(database) == (self._prefix(registry), name):
                         drop_template(cluster, database)
 
-    def _swept_cluster(self, locked: str) -> Cluster:
-        """The hollow cluster, swept as `_sweep` says."""
-        cluster = self.supervisor.cluster(ClusterKind.HOLLOW)
+    def _drop_database(self, record: ShadowRecord) -> None:
+        """Drop the template of a revision that is no more, if its PostgreSQL is still on this machine."""
+        if record.planner_major is None or self.supervisor.serves(record.planner_major):
+            drop_template(self.supervisor.cluster(ClusterKind.HOLLOW, record.planner_major), record.database)
+
+    def _swept_cluster(self, locked: str, major: int | None = None) -> Cluster:
+        """A hollow cluster, swept as `_sweep` says."""
+        cluster = self.supervisor.cluster(ClusterKind.HOLLOW, major)
         self._sweep(cluster, locked)
         return cluster
 

@@ -49,6 +49,16 @@ class Settings(BaseSettings):
     verify_timeout_ms: int = Field(10_000, gt=0, description="Limit for one equivalence verdict.")
     verify_databases: int = Field(60, gt=0, description="Generated databases tried for one verdict.")
     cluster_linger_s: int = Field(300, ge=0, description="Seconds an unused embedded server keeps running.")
+    planner: Literal["source", "embedded"] = Field(
+        "source",
+        description="Who plans for sources older than the embedded PostgreSQL: a PostgreSQL of the source's own major "
+        "version, where this machine has one, or always the embedded one.",
+    )
+    postgres_binaries: tuple[Path, ...] = Field(
+        (),
+        description='Folders with the server programs of other PostgreSQL versions, as a JSON list: ["/opt/pg15/bin"]. '
+        "Where Debian, the RPMs and Homebrew put them is known.",
+    )
     planning_memory_bytes: int = Field(
         2_500_000_000, gt=0, description="Address-space limit of each server process that plans (hollow cluster)."
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Cluster, ClusterKind, Supervisor
+from optimizer.shadow.server.cluster import Cluster, ClusterKind, Supervisor
 
 
 @pytest.fixture(scope="session")

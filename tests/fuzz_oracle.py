@@ -17,8 +17,8 @@ from sql_fuzzer import Statement
 
 from optimizer.catalog import Catalog, Column, Constraint, Table
 from optimizer.ddl import apply_script, read_script
-from optimizer.shadow.cluster import Cluster
-from optimizer.shadow.introspect import read_catalog
+from optimizer.shadow.server.cluster import Cluster
+from optimizer.shadow.source.introspect import read_catalog
 
 OWNER = "fuzz_owner"
 ZONES = ("UTC", "America/New_York")

@@ -32,9 +32,9 @@ from optimizer.errors import ShadowUnavailableError
 from optimizer.pipeline import Optimizer
 from optimizer.services import Services
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Cluster, ClusterKind
 from optimizer.shadow.hollow import HollowSession
 from optimizer.shadow.pool import MAX_ALL
+from optimizer.shadow.server.cluster import Cluster, ClusterKind
 
 #: Short, so that what never ends ends soon.
 LIMITS: Final[dict[str, Any]] = {
@@ -62,7 +62,9 @@ _FIXED_DATABASES: Final = {
 }
 # Names of what comes and goes with requests.
 _PASSING: Final = r"^(plan_|gate_|own_|read_|throwaway_|planproof_|hostile_)"
-_MOVING: Final = re.compile(r"^(base|global|pg_[a-z]+|postmaster\.(pid|opts)|PG_VERSION|.*\.conf|socket)(/|$)")
+_MOVING: Final = re.compile(
+    r"^(base|global|pg_[a-z]+|planproof_files|postmaster\.(pid|opts)|PG_VERSION|.*\.conf|socket)(/|$)"
+)
 _CATALOG: Final = r"""
     SELECT (SELECT md5(string_agg(p::text, '' ORDER BY p.oid)) FROM pg_proc p),
            (SELECT md5(string_agg(concat_ws(' ', oid, relname, relowner, relkind, relacl, reloptions), '' ORDER BY oid))

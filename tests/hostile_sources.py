@@ -11,8 +11,8 @@ import psycopg
 from hostile_arena import Arena
 from psycopg import sql
 
-from optimizer.shadow.cluster import Cluster, ClusterKind
 from optimizer.shadow.port import ShadowDatabase
+from optimizer.shadow.server.cluster import Cluster, ClusterKind
 
 
 @dataclass(frozen=True)

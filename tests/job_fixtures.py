@@ -22,8 +22,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from api.app import create_app
 from optimizer.services import Services
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Cluster, ClusterKind
-from optimizer.shadow.template import template_names
+from optimizer.shadow.server.cluster import Cluster, ClusterKind
+from optimizer.shadow.template.database import template_names
 
 TINY = "CREATE TABLE t (a int)"
 HOLD: LiteralString = "LOCK TABLE orders IN ACCESS EXCLUSIVE MODE"

@@ -7,7 +7,7 @@ from typing import LiteralString
 import psycopg
 from psycopg import sql
 
-from optimizer.shadow.cluster import Cluster
+from optimizer.shadow.server.cluster import Cluster
 
 TABLES: LiteralString = """
 SELECT setseed(0.42);

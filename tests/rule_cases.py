@@ -31,8 +31,8 @@ from optimizer.catalog import Catalog, Column, Table
 from optimizer.ddl import apply_script, read_script
 from optimizer.query import Query
 from optimizer.rule import RewriteRule
-from optimizer.shadow.cluster import Cluster
-from optimizer.shadow.introspect import read_catalog
+from optimizer.shadow.server.cluster import Cluster
+from optimizer.shadow.source.introspect import read_catalog
 from rules import rewrite
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"

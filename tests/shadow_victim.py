@@ -12,7 +12,7 @@ from pathlib import Path
 from optimizer.index_ddl import parse_index_ddl
 from optimizer.services import Services
 from optimizer.settings import Settings
-from optimizer.shadow import hypothetical
+from optimizer.shadow.whatif import hypothetical
 
 
 def wait_to_be_killed() -> None:
@@ -25,13 +25,15 @@ def wait_to_be_killed() -> None:
 def main(home: str, stage: str, dsn: str = "") -> None:
     """Go to the stage."""
     services = Services.open(Settings(home=Path(home), cluster_linger_s=5))
-    if stage == "clone":
+    if stage in ("clone", "refresh"):
 
         def progress(step: str, done: float) -> None:
             if done > 0.8:
                 wait_to_be_killed()
 
-        services.add_hollow("victim", dsn, progress)
+        if stage == "clone":
+            services.add_hollow("victim", dsn, progress)
+        services.refresh("prod", progress)
         return
     shadow = services.shadow("prod")
     with shadow.session() as session:

@@ -17,7 +17,7 @@ from api.app import create_app
 from api.commands import application
 from optimizer.services import Services
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import ClusterKind, Supervisor
+from optimizer.shadow.server.cluster import ClusterKind, Supervisor
 
 Run = Callable[..., Outcome]
 SCHEMA = "CREATE TABLE books (id int PRIMARY KEY, title text NOT NULL); INSERT INTO books VALUES (1, 'x'), (2, 'y');"

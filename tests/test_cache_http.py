@@ -21,7 +21,7 @@ from optimizer.errors import InputError
 from optimizer.open_shadows import ATTACHED_FRESH_S
 from optimizer.services import Services
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Cluster
+from optimizer.shadow.server.cluster import Cluster
 
 KEY = "a-key-of-the-tests"
 

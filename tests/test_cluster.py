@@ -19,10 +19,10 @@ import pytest
 
 from optimizer.errors import ShadowUnavailableError
 from optimizer.settings import Settings
-from optimizer.shadow import watchdog
-from optimizer.shadow.account import Account, server_account
-from optimizer.shadow.binaries import Binaries, bundled_binaries, usable_binaries
-from optimizer.shadow.cluster import Cluster, ClusterKind, Supervisor
+from optimizer.shadow.server import watchdog
+from optimizer.shadow.server.account import Account, server_account
+from optimizer.shadow.server.binaries import Binaries, bundled_binaries, usable_binaries
+from optimizer.shadow.server.cluster import Cluster, ClusterKind, Supervisor
 
 ROOT = Path(__file__).parents[1]
 LINGER_S = 1
@@ -33,7 +33,7 @@ USER = """
 import sys
 from pathlib import Path
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import ClusterKind, Supervisor
+from optimizer.shadow.server.cluster import ClusterKind, Supervisor
 supervisor = Supervisor(Settings(home=Path(sys.argv[1]), cluster_linger_s=1))
 cluster = supervisor.cluster(ClusterKind(sys.argv[2]))
 with cluster.connect() as connection:
@@ -449,7 +449,7 @@ class TestRoot:
         packages = Path(psycopg.__file__).parents[1]
         path = f"{ROOT}:{packages}"
         run = {"env": {"PYTHONPATH": path}, "text": True, **account.popen_arguments()}
-        probe = [python, "-c", "import optimizer.shadow.cluster"]
+        probe = [python, "-c", "import optimizer.shadow.server.cluster"]
         if not python.exists() or subprocess.run(probe, check=False, **run).returncode:
             pytest.skip("there is no Python that the other account may run")
         own = home / "own"

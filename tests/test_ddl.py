@@ -12,7 +12,7 @@ from optimizer.ddl import CopyRows, Script, Statement, apply_script, decode_sql,
 from optimizer.ddl_pieces import cut
 from optimizer.errors import InputError, SqlError, TimeLimitError, TooLargeError
 from optimizer.parse_guard import MAX_CHAIN, check_chains, read_outline
-from optimizer.shadow.cluster import Cluster
+from optimizer.shadow.server.cluster import Cluster
 
 LIMIT = 64_000_000
 _numbers = itertools.count()

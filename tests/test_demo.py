@@ -15,7 +15,7 @@ import pytest
 from command_line import COMMAND, Outcome, planproof
 
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import ClusterKind, Supervisor
+from optimizer.shadow.server.cluster import ClusterKind, Supervisor
 from plugins.demo.shop import DATABASE, OWNER, queries
 
 SCALE = ("--scale", "0.05")

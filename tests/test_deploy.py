@@ -34,7 +34,7 @@ from job_worker import finished
 from redis_server import programs
 
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Supervisor
+from optimizer.shadow.server.cluster import Supervisor
 
 SERVICES = composed()["services"]
 STARTUP_S = 60.0

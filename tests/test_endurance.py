@@ -28,11 +28,12 @@ from optimizer.memo import remembered
 from optimizer.query import Query
 from optimizer.services import Services
 from optimizer.settings import Settings
-from optimizer.shadow import idle, pool, room
-from optimizer.shadow.cluster import Cluster, ClusterKind, Supervisor
+from optimizer.shadow import idle, pool
 from optimizer.shadow.idle import IdleSessions
 from optimizer.shadow.registry import Registry
-from optimizer.shadow.watchdog import read_postmaster
+from optimizer.shadow.server import room
+from optimizer.shadow.server.cluster import Cluster, ClusterKind, Supervisor
+from optimizer.shadow.server.watchdog import read_postmaster
 
 ROOT = Path(__file__).parents[1]
 DDL = "CREATE TABLE t (id integer PRIMARY KEY, n integer, s text);"

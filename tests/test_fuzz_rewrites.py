@@ -24,7 +24,7 @@ from optimizer.catalog import Catalog
 from optimizer.matching import unfit_for_rewriting
 from optimizer.query import Query
 from optimizer.rule import RewriteRule
-from optimizer.shadow.cluster import Cluster
+from optimizer.shadow.server.cluster import Cluster
 
 SEED = int(os.environ.get("PLANPROOF_FUZZ_SEED", "1"))
 #: Runs that long instead of over a fixed number of statements.

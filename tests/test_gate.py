@@ -19,7 +19,7 @@ from optimizer.equivalence.verdict import Equivalence, Verdict
 from optimizer.errors import ShadowUnavailableError
 from optimizer.query import Query
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Cluster, Supervisor
+from optimizer.shadow.server.cluster import Cluster, Supervisor
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 #: Far above what a verdict takes: what is tested here is the judgement, not the speed of a busy machine.

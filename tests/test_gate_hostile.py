@@ -16,7 +16,7 @@ from optimizer.equivalence.verdict import Equivalence, Verdict
 from optimizer.errors import PlanproofError, SqlError
 from optimizer.query import Query
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Cluster, Supervisor
+from optimizer.shadow.server.cluster import Cluster, Supervisor
 
 LIMIT_MS = 2_000
 #: The limit, one statement's grace, and what ending a session takes on a busy machine.

@@ -21,7 +21,7 @@ from optimizer.equivalence.scratch import Lease, Scratch
 from optimizer.equivalence.session import Command
 from optimizer.query import Query
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Supervisor
+from optimizer.shadow.server.cluster import Supervisor
 
 DDL = """
 CREATE TYPE mood AS ENUM ('good', 'bad');

@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from optimizer.errors import SqlError, TimeLimitError
-from optimizer.shadow.cluster import Cluster
 from optimizer.shadow.guarded import GuardedConnection
+from optimizer.shadow.server.cluster import Cluster
 
 TEMPORARY = "SELECT relname::text FROM pg_class WHERE relnamespace = pg_my_temp_schema() ORDER BY relname"
 DEAF = """

@@ -29,7 +29,7 @@ from api.sources import allowed_dsn
 from optimizer.errors import InputError
 from optimizer.services import Services
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import ClusterKind, Supervisor
+from optimizer.shadow.server.cluster import ClusterKind, Supervisor
 
 SCHEMA = """
 CREATE TABLE authors (id int PRIMARY KEY, email text NOT NULL UNIQUE, name text);

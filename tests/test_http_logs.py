@@ -21,7 +21,7 @@ from api.observed import Observed
 from optimizer.hooks import Plugins
 from optimizer.services import Services
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import ClusterKind, Supervisor
+from optimizer.shadow.server.cluster import ClusterKind, Supervisor
 
 KEY = "key-canary-0123456789abcdef"
 CANARIES = ("sqlcanary", "ddlcanary", "valuecanary", "pathcanary", "querycanary", "hostcanary", "dsncanary", KEY)

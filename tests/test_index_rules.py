@@ -19,8 +19,8 @@ from optimizer.catalog import Catalog
 from optimizer.plan import CostEstimate, Plan, PlanNode
 from optimizer.query import Query
 from optimizer.rule import IndexRule, RuleDoc
-from optimizer.shadow.cluster import Cluster
-from optimizer.shadow.introspect import read_catalog
+from optimizer.shadow.server.cluster import Cluster
+from optimizer.shadow.source.introspect import read_catalog
 from rules import index
 
 ROOT = Path(__file__).parent.parent / "fixtures"

@@ -10,10 +10,10 @@ import psycopg
 import pytest
 
 from optimizer.catalog import Catalog, Constraint, Table
-from optimizer.shadow import introspect
-from optimizer.shadow.catalog_file import catalog_from_json, catalog_to_json
-from optimizer.shadow.cluster import Cluster
-from optimizer.shadow.introspect import read_catalog
+from optimizer.shadow.server.cluster import Cluster
+from optimizer.shadow.source import introspect
+from optimizer.shadow.source.introspect import read_catalog
+from optimizer.shadow.template.catalog_file import catalog_from_json, catalog_to_json
 
 SHOP = Path(__file__).parents[1] / "fixtures/schemas/shop.sql"
 EXTRA = """

@@ -32,7 +32,7 @@ from job_worker import finished, running_worker, start_worker, stop_worker
 from api.app import create_app
 from optimizer.services import Services
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import ClusterKind
+from optimizer.shadow.server.cluster import ClusterKind
 
 __all__ = ["client", "home", "services", "source"]  # fixtures
 

@@ -23,7 +23,7 @@ from api.jobs.queue import Jobs
 from api.schemas import JobModel
 from optimizer.services import Services
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Cluster, ClusterKind
+from optimizer.shadow.server.cluster import Cluster, ClusterKind
 
 __all__ = ["client", "home", "services", "source"]  # fixtures
 

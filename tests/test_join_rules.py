@@ -18,8 +18,8 @@ from sqlglot import exp
 from optimizer.catalog import Catalog
 from optimizer.query import Query
 from optimizer.rule import RewriteRule
-from optimizer.shadow.cluster import Cluster
-from optimizer.shadow.introspect import read_catalog
+from optimizer.shadow.server.cluster import Cluster
+from optimizer.shadow.source.introspect import read_catalog
 from rules.rewrite.distinct_fan_out_to_exists import DistinctFanOutToExists
 from rules.rewrite.distinct_on_key import DistinctOnKey
 from rules.rewrite.limit_into_union_all import LimitIntoUnionAll

@@ -27,8 +27,8 @@ from optimizer.errors import InputError
 from optimizer.pipeline import Optimizer, Options
 from optimizer.services import Services
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Supervisor
 from optimizer.shadow.port import ShadowDatabase
+from optimizer.shadow.server.cluster import Supervisor
 
 SCHEMA = """
 CREATE TABLE customers (id integer PRIMARY KEY, email text NOT NULL, country char(2) NOT NULL);

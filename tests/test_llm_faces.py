@@ -19,7 +19,7 @@ from model_server import KEY, ModelServer, completion, model_server, plugins_wit
 from api.app import create_app
 from optimizer.services import Services
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Supervisor
+from optimizer.shadow.server.cluster import Supervisor
 from plugins.llm_advisor.settings import LlmSettings
 
 SCHEMA = """

@@ -12,8 +12,8 @@ from optimizer.errors import SqlError
 from optimizer.pipeline import Optimizer, Options
 from optimizer.services import Services
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Supervisor
 from optimizer.shadow.port import ShadowDatabase
+from optimizer.shadow.server.cluster import Supervisor
 from plugins.llm_advisor.redaction import PlaceholderError, Redactor
 
 #: Each value that must stay is spelled with one of these. Numbers are such that rounding does not hide a leak.

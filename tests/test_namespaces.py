@@ -15,8 +15,8 @@ import pytest
 
 from optimizer.errors import ShadowUnavailableError
 from optimizer.settings import Settings
-from optimizer.shadow import watchdog
-from optimizer.shadow.cluster import ClusterKind, Supervisor
+from optimizer.shadow.server import watchdog
+from optimizer.shadow.server.cluster import ClusterKind, Supervisor
 
 ROOT = Path(__file__).resolve().parents[1]
 KIND = ClusterKind.SCRATCH
@@ -27,7 +27,7 @@ USER = """
 import sys
 from pathlib import Path
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import ClusterKind, Supervisor
+from optimizer.shadow.server.cluster import ClusterKind, Supervisor
 cluster = Supervisor(Settings(home=Path(sys.argv[1]), cluster_linger_s=1)).cluster(ClusterKind(sys.argv[2]))
 print(cluster.generation, cluster.started_by_us, flush=True)
 sys.stdin.read()

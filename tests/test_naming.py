@@ -9,7 +9,7 @@ from optimizer.catalog import Catalog
 from optimizer.query import Query, parse_expression, render
 from optimizer.rewriting.naming import fresh_alias, identifier, output_name, with_output_name
 from optimizer.scope import output_names
-from optimizer.shadow.cluster import Cluster
+from optimizer.shadow.server.cluster import Cluster
 
 ITEMS = """
     x; t.x; "X"; x AS y; x AS "Y z"; (x); 1; 'a'; NULL; x + 1; -x; NOT b; x = 1; x IS NULL; x IN (1, 2)

@@ -17,7 +17,7 @@ import pytest
 from command_line import ROOT
 
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Supervisor
+from optimizer.shadow.server.cluster import Supervisor
 
 PACKAGES = {"api", "optimizer", "plugins", "rules"}
 

@@ -18,8 +18,8 @@ from psycopg import sql
 from optimizer.catalog import Catalog
 from optimizer.query import Query
 from optimizer.rewriting.sargable import PredicateRule
-from optimizer.shadow.cluster import Cluster
-from optimizer.shadow.introspect import read_catalog
+from optimizer.shadow.server.cluster import Cluster
+from optimizer.shadow.source.introspect import read_catalog
 from rules.rewrite.arithmetic_off_column import ArithmeticOffColumn
 from rules.rewrite.cast_off_column import CastOffColumn
 from rules.rewrite.function_on_column_to_range import FunctionOnColumnToRange

@@ -18,7 +18,7 @@ from optimizer.hooks import PROJECT, Plugins, hookimpl
 from optimizer.pipeline import STRICT_ROUNDS, Optimizer, Options
 from optimizer.services import Services
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Supervisor
+from optimizer.shadow.server.cluster import Supervisor
 
 SCHEMA = """
 CREATE TABLE t (id integer PRIMARY KEY, word text);

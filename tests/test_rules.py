@@ -29,7 +29,7 @@ from optimizer.equivalence.verdict import Equivalence
 from optimizer.query import Query
 from optimizer.rule import RewriteRule, RuleDoc
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Cluster, Supervisor
+from optimizer.shadow.server.cluster import Cluster, Supervisor
 
 CASES = cases()
 DOCUMENTS = documents()

@@ -18,7 +18,7 @@ from optimizer.index_ddl import parse_index_ddl
 from optimizer.measurement import Executes
 from optimizer.services import Services
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Cluster, ClusterKind
+from optimizer.shadow.server.cluster import Cluster, ClusterKind
 
 SHOP = (Path(__file__).parents[1] / "fixtures/schemas/shop.sql").read_text()
 

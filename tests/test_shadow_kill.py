@@ -9,9 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from production import make_production
 
@@ -20,8 +21,10 @@ from optimizer.index_ddl import parse_index_ddl
 from optimizer.services import Services
 from optimizer.settings import Settings
 from optimizer.shadow import pool
-from optimizer.shadow.cluster import Cluster, ClusterKind
-from optimizer.shadow.watchdog import read_postmaster
+from optimizer.shadow.server.cluster import Cluster, ClusterKind
+from optimizer.shadow.server.orphans import SET_ASIDE
+from optimizer.shadow.server.watchdog import read_postmaster
+from optimizer.shadow.template.database import owner_role, reader_role
 
 QUERIES = (
     "SELECT * FROM orders WHERE user_id = 5",
@@ -67,8 +70,8 @@ def planned(services: Services) -> tuple[float, ...]:
         return tuple(session.explain(query).cost.total_cost for query in QUERIES)
 
 
-def kill_at(home: Settings, stage: str, dsn: str = "") -> None:
-    """Start a process, wait until it stands at a stage, and kill it."""
+def kill_at(home: Settings, stage: str, dsn: str = "", then: Callable[[], None] = lambda: None) -> None:
+    """Start a process, wait until it stands at a stage, do something else, and kill it."""
     script = Path(__file__).with_name("shadow_victim.py")
     root = Path(__file__).parents[1]
     with subprocess.Popen(
@@ -80,6 +83,7 @@ def kill_at(home: Settings, stage: str, dsn: str = "") -> None:
     ) as victim:
         assert victim.stdout is not None
         assert victim.stdout.readline() == "ready\n"
+        then()
         victim.kill()
 
 
@@ -90,6 +94,64 @@ def databases(services: Services, pattern: str) -> list[str]:
             "SELECT datname::text FROM pg_database WHERE datname ~ %s ORDER BY 1", [pattern]
         ).fetchall()
     return [row[0] for row in rows]
+
+
+def leftovers(services: Services) -> list[str]:
+    """What there is in the hollow cluster that no database, and no shadow of the registry, accounts for."""
+    cluster = services.supervisor.cluster(ClusterKind.HOLLOW)
+    pool.sweep(cluster)
+    wanted = {services.registry.get(name).database for name in services.registry.names()}
+    with cluster.connect() as admin:
+        oids = dict(admin.execute("SELECT datname::text, oid::text FROM pg_database").fetchall())
+        roles = [row[0] for row in admin.execute("SELECT rolname::text FROM pg_roles WHERE rolname ~ '_[0-9a-f]{12}'")]
+    found = [f"folder {path.name}" for path in (cluster.home / "base").iterdir() if path.name.isdigit()]
+    found += [f"laid out {path.name}" for path in (cluster.home / SET_ASIDE).iterdir()]
+    found += [f"database {name}" for name in oids if name.startswith("planproof_")]
+    found += [f"role {name}" for name in roles]
+    known = {f"folder {oid}" for oid in oids.values()} | {f"database {name}" for name in wanted}
+    known |= {f"laid out {oids[name]}" for name in wanted} | {f"role {name}" for name in oids}
+    known |= {f"role {role(name)}" for role in (owner_role, reader_role) for name in wanted}
+    return sorted(set(found) - known)
+
+
+def kill_server(home: Settings, services: Services) -> None:
+    """Kill the hollow server with all its processes, and wait until another one is there."""
+    postmaster = read_postmaster(home.clusters.resolve() / "hollow" / "data")
+    assert postmaster is not None
+    os.kill(postmaster.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while services.supervisor.cluster(ClusterKind.HOLLOW).generation == postmaster.generation:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("stage", ["session", "swap"])
+def test_killed_with_the_server_in_mid_what_if(
+    home: Settings, services: Services, costs: tuple[float, ...], stage: str
+) -> None:
+    services.shadow("prod").close()  # type: ignore[attr-defined]
+    kill_at(home, stage, then=lambda: kill_server(home, services))
+    with Services.open(home) as fresh:
+        assert planned(fresh) == costs
+        assert leftovers(fresh) == []
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_killed_while_refreshing(
+    home: Settings, services: Services, production: str, costs: tuple[float, ...], whole: bool
+) -> None:
+    change = "CREATE TABLE later (id integer)" if whole else "INSERT INTO quiet SELECT generate_series(1, 3000)"
+    with psycopg.connect(production, autocommit=True) as source:
+        source.execute(change)
+    before = services.registry.get("prod")
+    kill_at(home, "refresh")
+    assert services.registry.get("prod") == before
+    assert len(databases(services, "^planproof_prod")) == 2, "this test should have left something"
+    assert planned(services) == costs
+    services.refresh("prod")
+    assert databases(services, "^planproof_prod") == [services.registry.get("prod").database]
+    assert planned(services) == costs
+    assert leftovers(services) == []
 
 
 def test_killed_while_cloning(home: Settings, services: Services, production: str, costs: tuple[float, ...]) -> None:

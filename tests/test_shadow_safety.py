@@ -12,9 +12,9 @@ from optimizer.catalog import IndexColumn
 from optimizer.errors import InputError, PlanproofError, SqlError
 from optimizer.services import Services
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Cluster
 from optimizer.shadow.hollow import HollowSession, HollowShadow
 from optimizer.shadow.port import ShadowDatabase
+from optimizer.shadow.server.cluster import Cluster
 
 # `attempt` runs at plan time, since it is called immutable, and its result shows up in the plan.
 SCHEMA = """

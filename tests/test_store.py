@@ -26,7 +26,7 @@ from api.jobs.tasks import ADD_SHADOW
 from api.settings import read_settings
 from optimizer.errors import InputError, StoreUnavailableError
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Cluster, ClusterKind, Supervisor
+from optimizer.shadow.server.cluster import Cluster, ClusterKind, Supervisor
 from optimizer.store.migrate import VERSION_TABLE, migrate
 from optimizer.store.models import Base, Job, QueueMigration
 from optimizer.store.store import DATABASE, ROLE, Store

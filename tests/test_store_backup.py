@@ -13,7 +13,7 @@ from command_line import COMMAND, planproof
 
 from api.jobs.queue import Jobs
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import ClusterKind, Supervisor
+from optimizer.shadow.server.cluster import ClusterKind, Supervisor
 
 
 @pytest.fixture(scope="module")

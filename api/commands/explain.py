@@ -42,7 +42,7 @@ def explain(
 def _text(explanation: Explanation) -> str:
     lines = [plan_text(explanation.plan)]
     for index in explanation.indexes:
-        used = "used" if index.name in explanation.plan.indexes else "not used"
+        used = "used" if index.serves(explanation.plan) else "not used"
         ddl = visible(index.candidate.ddl(concurrently=False))
         lines.append(f"{used}: {ddl} ({size(index.storage_bytes)}, hypothetical)")
     return "\n".join(lines)

@@ -15,7 +15,7 @@ import typer
 
 from api.settings import read_settings
 from api.terminal import emit
-from optimizer.shadow.cluster import Supervisor
+from optimizer.shadow.server.cluster import Supervisor
 
 if TYPE_CHECKING:
     from optimizer.store.store import Store

@@ -20,7 +20,7 @@ from api.jobs.watch import Watch
 from api.metrics import JOBS
 from optimizer.errors import StoreUnavailableError
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Supervisor
+from optimizer.shadow.server.cluster import Supervisor
 from optimizer.store.models import ENDED, STATES, Job
 from optimizer.store.store import Store
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from optimizer.errors import InputError
 from optimizer.services import Services
-from optimizer.shadow.clone import Progress
+from optimizer.shadow.source.reading import Progress
+from optimizer.shadow.template.clone_options import CloneOptions
 
 ADD_SHADOW, REFRESH_SHADOW = "shadow.add", "shadow.refresh"
 
@@ -34,7 +35,8 @@ class Task:
 def _add(services: Services, request: Mapping[str, Any], progress: Progress) -> object:
     name = request["name"]
     if "from" in request:
-        return services.add_hollow(name, request["from"], progress=progress)
+        options = CloneOptions().changed(**request.get("options", {}))
+        return services.add_hollow(name, request["from"], progress, options)
     if "attach" in request:
         progress("reading the server", 0.1)
         return services.add_attached(name, request["attach"])
@@ -43,7 +45,9 @@ def _add(services: Services, request: Mapping[str, Any], progress: Progress) -> 
 
 
 def _refresh(services: Services, request: Mapping[str, Any], progress: Progress) -> object:
-    return services.refresh(request["name"], progress=progress)
+    name = request["name"]
+    options = services.registry.get(name).options.changed(**request.get("options", {}))
+    return services.refresh(name, progress, options)
 
 
 def _revision(services: Services, request: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from api.jobs.records import Records
 from api.jobs.requests import Requests
 from optimizer.errors import PlanproofError, StoreUnavailableError
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Supervisor
+from optimizer.shadow.server.cluster import Supervisor
 
 #: Seconds: between two looks for new jobs, between two signs of life, and without one until a worker counts as gone.
 POLL_S, HEARTBEAT_S, STALLED_S = 0.5, 3.0, 12.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import zlib
+from collections import defaultdict
 from typing import Any, LiteralString
 
 import psycopg
@@ -12,12 +13,13 @@ from psycopg import sql
 
 from optimizer.clock import patience_s
 from optimizer.ddl import Script, apply_script
+from optimizer.equivalence.hidden_rows import DISABLING_SQL, FAMILIES_SQL
 from optimizer.equivalence.schema import BREAKABLE_SQL
 from optimizer.equivalence.session import Session
-from optimizer.shadow.bounds import GRACE_S, bounded
-from optimizer.shadow.cluster import Cluster
-from optimizer.shadow.seclusion import NEIGHBOURS, NOTES, hide
-from optimizer.shadow.template import drop_role, superuser_connection
+from optimizer.shadow.server.bounds import GRACE_S, bounded
+from optimizer.shadow.server.cluster import Cluster
+from optimizer.shadow.server.seclusion import NEIGHBOURS, NOTES, hide
+from optimizer.shadow.template.database import drop_role, superuser_connection
 
 _TEMPLATE_TIMEOUT_S = 120.0
 _DEFAULT_PATH = '"$user", public'
@@ -25,8 +27,10 @@ _DEFAULT_PATH = '"$user", public'
 
 def fill_template(
     cluster: Cluster, dbname: str, owner: str, script: Script, disk_bytes: int
-) -> tuple[str, list[tuple[str, str, str]]]:
-    """Run a script as the unprivileged `owner`, take out breakable constraints, and tell the search path it ends with.
+) -> tuple[str, list[tuple[str, str, str]], list[list[tuple[str, str]]]]:
+    """Run a script as the unprivileged `owner`, take out breakable constraints, and take off row-level security.
+
+    Returns: the search path that it ends with; the constraints; the families of tables that were secured.
 
     The owner may make schemas meanwhile, but never owns the database: an owner could make it undroppable (IS_TEMPLATE),
     open it to others, or give it settings that the superuser's sessions would begin with.
@@ -50,12 +54,17 @@ def fill_template(
             connection.execute("DISCARD TEMP")
             connection.execute("SET search_path = pg_catalog")
             breakable = connection.execute(BREAKABLE_SQL).fetchall()
-            for command, *_ in breakable:
+            secured = connection.execute(FAMILIES_SQL).fetchall()
+            disabling = connection.execute(DISABLING_SQL).fetchall()
+            for command, *_ in (*breakable, *disabling):
                 connection.execute(command.encode())
         run_sql(superuser, "ALTER SCHEMA public OWNER TO pg_database_owner")
         run_sql(superuser, "REVOKE CREATE, TEMPORARY ON DATABASE {} FROM {}", database, role)
     path = _DEFAULT_PATH if path in ("", '""') else path
-    return path, [(table, name, kind) for _, table, name, kind in breakable]
+    families: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
+    for root, schema, name in secured:
+        families[root].append((schema, name))
+    return path, [(table, name, kind) for _, table, name, kind in breakable], list(families.values())
 
 
 def copy_database(control: psycopg.Connection[Any], name: str, template: str) -> None:
@@ -118,7 +127,7 @@ def read_notes(control: psycopg.Connection[Any], name: str) -> dict[str, Any]:
     row = control.execute(
         "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s", [name]
     ).fetchone()
-    empty = {"used": 0.0, "search_path": _DEFAULT_PATH, "breakable": []}
+    empty = {"used": 0.0, "search_path": _DEFAULT_PATH, "breakable": [], "secured": []}
     return empty if row is None or row[0] is None else json.loads(row[0])
 
 

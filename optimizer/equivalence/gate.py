@@ -23,6 +23,7 @@ from optimizer.equivalence import tree
 from optimizer.equivalence.build import build_model
 from optimizer.equivalence.compare import Judgement, column_difference, is_informative, judge, modifier_note
 from optimizer.equivalence.generate import Ahead, Database, Generator
+from optimizer.equivalence.hidden_rows import differing_view
 from optimizer.equivalence.model import Model
 from optimizer.equivalence.obstacles import obstacle, volatile
 from optimizer.equivalence.replay import minimal_script, setup_text, shrink, text_rows
@@ -35,8 +36,8 @@ from optimizer.equivalence.verdict import Counterexample, Equivalence, Verdict
 from optimizer.errors import ShadowUnavailableError, SqlError
 from optimizer.query import Query
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Supervisor
-from optimizer.shadow.template import server_errors
+from optimizer.shadow.server.cluster import Supervisor
+from optimizer.shadow.template.database import server_errors
 
 CANONICAL = "canonical-form"
 SEARCH = "counterexample-search"
@@ -125,9 +126,12 @@ def _without_running(left: Query, right: Query, schema: GateSchema) -> Verdict |
     if same_query(left.sql, right.sql) and volatile(left.sql, schema.catalog) is None:
         return Verdict(Equivalence.PROVED, CANONICAL, detail="Both are the same query by PostgreSQL's grammar.")
     for name, query in (("left", left), ("right", right)):
-        reason = obstacle(query, schema.catalog)
+        reason = obstacle(query, schema.catalog, schema.unlike)
         if reason is not None:
             return _unknown(f"The {name} query cannot be judged: {reason}.")
+    table = differing_view(left.sql, right.sql, schema.catalog, schema.secured)
+    if table is not None:
+        return _unknown(f"Row-level security of {table} may hide other rows from one query than from the other.")
     return None
 
 
@@ -341,7 +345,7 @@ class _Search:
         return "The time limit passed (timeout)"
 
     def _seed(self) -> str:
-        return "\0".join((self._schema.key, *(q.sql for q in self._queries)))
+        return "\0".join((self._schema.seed, *(q.sql for q in self._queries)))
 
     def _zoned(self) -> bool:
         families = {c.kind.family for t in self._model.tables for c in t.columns}

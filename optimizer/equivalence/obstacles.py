@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from optimizer.catalog import Catalog
@@ -15,16 +16,22 @@ _STATEMENT_TIME = frozenset({"statement_timestamp", "pg_backend_pid", "pg_curren
 _WRITES = frozenset({"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
 
 
-def obstacle(query: Query, catalog: Catalog) -> str | None:
+def obstacle(query: Query, catalog: Catalog, unlike: frozenset[str] = frozenset()) -> str | None:
     """Say why `query` cannot be judged by running it, None when it can.
 
     Parameters:
         query: the statement.
         catalog: for functions and views.
+        unlike: names of collations by which different texts may be equal: the embedded server has no ICU, so what
+            stands in for them there holds fewer texts for equal.
     """
     root = tree.statement(query.sql)
     return (
-        volatile(query.sql, catalog) or _by_kind(root) or _by_tables(root, catalog) or _by_default(query, root, catalog)
+        volatile(query.sql, catalog)
+        or _by_kind(root)
+        or _by_tables(root, catalog)
+        or (_by_collation(query.sql, catalog, unlike) if unlike else None)
+        or _by_default(query, root, catalog)
     )
 
 
@@ -69,6 +76,23 @@ def _by_tables(root: Any, catalog: Catalog) -> str | None:
             return f"it reads the system table {node.relname}"
         if table is not None and table.kind == "foreign table":
             return f"{node.relname} is a foreign table"
+    return None
+
+
+def _by_collation(sql: str, catalog: Catalog, unlike: frozenset[str]) -> str | None:
+    tables = tree.touched(sql, catalog)
+    texts = [sql, *(table.definition for table in tables if table.definition is not None)]
+    for text in texts:
+        root = tree.statement(text)
+        named = {tree.strings(node.collname)[-1] for node in tree.walk(root) if tree.kind(node) == "CollateClause"}
+        if found := named & unlike:
+            return f"it compares by the collation {min(found)}, which the judging server does not have"
+    words = {word for text in texts for word in re.findall(r"[\w$]+", text.lower())}
+    every = any("*" in text for text in texts)
+    for table in tables:
+        for column in table.columns.values():
+            if not column.deterministic and (every or set(re.findall(r"[\w$]+", column.name.lower())) <= words):
+                return f"the judging server does not have the collation of {table.name}.{column.name}"
     return None
 
 

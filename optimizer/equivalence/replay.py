@@ -21,13 +21,23 @@ from optimizer.parse_guard import read_outline
 from optimizer.query import Query
 
 _SHRINK_MS = 1_500
+_BREAKABLE = {
+    "deferrable": "may be broken inside a transaction",
+    "not valid": "old rows may break it",
+    "row-level security": "the referenced row may be hidden",
+}
 _FOR_ONE_TABLE = {
     "alter_table_stmt": "relation",
     "create_trig_stmt": "relation",
     "create_policy_stmt": "table",
     "alter_policy_stmt": "table",
 }
-_LEFT_OUT = frozenset({"comment_stmt", "create_stats_stmt", "alter_stats_stmt", "alter_seq_stmt", "alter_owner_stmt"})
+_LEFT_OUT = frozenset(
+    {
+        *("comment_stmt", "create_stats_stmt", "alter_stats_stmt", "alter_seq_stmt", "alter_owner_stmt"),
+        "create_foreign_table_stmt",
+    }
+)
 _BY_MENTION = frozenset(
     {
         *("create_enum_stmt", "create_domain_stmt", "composite_type_stmt", "create_range_stmt", "alter_enum_stmt"),
@@ -152,18 +162,17 @@ def setup_text(
 ) -> str:
     """Write a counterexample down: DDL, INSERTs and both queries, for psql on an empty database."""
     lines = [f"-- A database on which the two queries differ: {why}.".replace("\n", " "), ""]
-    lines += [f"CREATE EXTENSION IF NOT EXISTS {e.name};" for e in script.extensions]
+    lines += [f"CREATE EXTENSION IF NOT EXISTS {e.name};" for e in script.extensions if not e.source]
     lines += [f"{item.sql};" for item in script.items if isinstance(item, Statement)]
     tables = {t.qualified for t in model.tables} | {t.key[1] for t in model.tables}
     for constraint in schema.breakable:
         if constraint.table in tables or constraint.table.rpartition(".")[2] in tables:
-            reason = (
-                "may be broken inside a transaction" if constraint.kind == "deferrable" else "old rows may break it"
-            )
             lines += [
-                f"-- {constraint.kind}: {reason}, so no query may rely on it",
+                f"-- {constraint.kind}: {_BREAKABLE[constraint.kind]}, so no query may rely on it",
                 f"ALTER TABLE {constraint.table} DROP CONSTRAINT {_quoted(constraint.name)};",
             ]
+    secured = [t.qualified for t in model.tables if any(t.key in family for family in schema.secured)]
+    lines += [f"ALTER TABLE {name} DISABLE ROW LEVEL SECURITY;" for name in secured]
     lines.append(f"SET search_path = {schema.search_path};")
     if database.zone != "UTC":
         lines.append(f"SET TimeZone = {literal(database.zone)};")

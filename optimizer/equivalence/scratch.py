@@ -15,7 +15,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -32,14 +32,14 @@ from optimizer.equivalence.databases import (
     open_session,
     run_sql,
 )
-from optimizer.equivalence.schema import GateSchema, schema_key, schema_script
+from optimizer.equivalence.schema import GateSchema, schema_key, schema_script, schema_seed
 from optimizer.equivalence.session import Command, Session, SessionEnded
 from optimizer.equivalence.templates import copy_blank, copy_template, make_schema
 from optimizer.errors import ShadowUnavailableError
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Cluster, ClusterKind, Supervisor
-from optimizer.shadow.room import check_room
-from optimizer.shadow.template import superuser_connection
+from optimizer.shadow.server.cluster import Cluster, ClusterKind, Supervisor
+from optimizer.shadow.server.room import check_room
+from optimizer.shadow.template.database import superuser_connection
 
 #: Schemas, and free copies of whichever schema, that this process keeps at hand.
 _MAX_KNOWN_SCHEMAS = 8
@@ -126,7 +126,8 @@ class Scratch:
                 script = schema_script(ddl, self._settings.max_schema_bytes)
                 with self._lock:
                     kept = frozenset(self._schemas)
-                known = make_schema(cluster, key, script, kept, disk_bytes=self._settings.max_schema_disk_bytes)
+                made = make_schema(cluster, key, script, kept, disk_bytes=self._settings.max_schema_disk_bytes)
+                known = replace(made, seed=schema_seed(ddl))
                 self._remember(known)
             return known
         finally:

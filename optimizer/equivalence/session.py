@@ -21,7 +21,7 @@ from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, PGconn
 from psycopg.pq.abc import PGresult
 
 from optimizer.errors import CROWDED, NO_LOCKS_LEFT, ShadowUnavailableError
-from optimizer.shadow.connecting import attempts, passes, reason_of
+from optimizer.shadow.server.connecting import attempts, passes, reason_of
 
 Row = tuple[bytes | None, ...]
 

@@ -31,9 +31,9 @@ from optimizer.equivalence.databases import (
 )
 from optimizer.equivalence.schema import Breakable, GateSchema
 from optimizer.errors import ShadowUnavailableError
-from optimizer.shadow.cluster import Cluster
-from optimizer.shadow.introspect import read_catalog
-from optimizer.shadow.template import superuser_connection
+from optimizer.shadow.server.cluster import Cluster
+from optimizer.shadow.source.introspect import read_catalog
+from optimizer.shadow.template.database import superuser_connection
 
 #: Most templates kept on disk (some 8 MB each); the least recently used go.
 MAX_TEMPLATES = 24
@@ -64,8 +64,21 @@ def make_schema(cluster: Cluster, key: str, script: Script, kept: Container[str]
         with superuser_connection(cluster, name) as connection:
             connection.execute("SELECT set_config('search_path', %s, false)", [notes["search_path"]])
             catalog = read_catalog(connection)
+            unlike = connection.execute(
+                "SELECT collname::text FROM pg_catalog.pg_collation WHERE NOT collisdeterministic"
+            ).fetchall()
     breakable = tuple(Breakable(*entry) for entry in notes["breakable"])
-    return GateSchema(key, script, catalog, notes["search_path"], breakable, disk_bytes)
+    secured = tuple(frozenset((schema, table) for schema, table in family) for family in notes["secured"])
+    return GateSchema(
+        key,
+        script,
+        catalog,
+        notes["search_path"],
+        breakable,
+        disk_bytes,
+        secured,
+        frozenset(name for (name,) in unlike),
+    )
 
 
 def copy_template(cluster: Cluster, admin: psycopg.Connection[Any], name: str, schema: GateSchema) -> None:
@@ -99,8 +112,8 @@ def _build(cluster: Cluster, admin: psycopg.Connection[Any], key: str, script: S
     copy_blank(admin, making)
     try:
         cluster.ensure_role(name)
-        path, breakable = fill_template(cluster, making, name, script, disk_bytes)
-        write_notes(admin, making, {"search_path": path, "breakable": breakable})
+        path, breakable, secured = fill_template(cluster, making, name, script, disk_bytes)
+        write_notes(admin, making, {"search_path": path, "breakable": breakable, "secured": secured})
         run_sql(admin, "ALTER DATABASE {} RENAME TO {}", sql.Identifier(making), sql.Identifier(name))
     except BaseException:
         with suppress(psycopg.Error):  # it is swept later; what failed first is what counts

@@ -18,10 +18,12 @@ from optimizer.plan import Plan
 from optimizer.query import Query
 from optimizer.rule import IndexRule
 
-#: Relations that can hold an index which CREATE INDEX CONCURRENTLY builds.
-INDEXABLE_KINDS = frozenset({"table", "materialized view"})
+#: Relations that can hold an index.
+INDEXABLE_KINDS = frozenset({"table", "partitioned table", "materialized view"})
 #: A table of fewer 8 kB blocks is always read whole.
 MIN_PAGES = 2
+#: A partitioned table has no blocks of its own; with fewer rows, its partitions have one each.
+MIN_PARTITIONED_ROWS = 100
 _MAX_KEY_COLUMNS = 8
 
 
@@ -56,7 +58,8 @@ class TableIndexRule(IndexRule):
 
 def worth_an_index(table: Table) -> bool:
     """Say whether the planner would ever read an index of the table: it holds rows, enough of them, or nobody knows."""
-    known_tiny = table.rows >= 0 and table.pages < MIN_PAGES
+    small = table.rows < MIN_PARTITIONED_ROWS if table.kind == "partitioned table" else table.pages < MIN_PAGES
+    known_tiny = table.rows >= 0 and small
     return table.kind in INDEXABLE_KINDS and not known_tiny
 
 

@@ -20,16 +20,19 @@ from optimizer.catalog import Catalog
 from optimizer.errors import InputError
 from optimizer.plan import Plan
 from optimizer.settings import Settings
-from optimizer.shadow.attached_indexes import HypopgIndexes, MomentaryIndexes
-from optimizer.shadow.binaries import bundled_binaries
-from optimizer.shadow.catalog_file import catalog_to_json
 from optimizer.shadow.explain import Explainer, execution_ms
 from optimizer.shadow.guarded import GuardedConnection
-from optimizer.shadow.introspect import read_catalog
 from optimizer.shadow.port import HypotheticalIndex, Parameter, ShadowInfo
 from optimizer.shadow.registry import ShadowRecord
-from optimizer.shadow.restore import accepted
-from optimizer.shadow.source import connect, connected, dump, origin_of
+from optimizer.shadow.server.binaries import bundled_binaries
+from optimizer.shadow.source.collations import collation_statements, read_collations
+from optimizer.shadow.source.connection import connect, connected, dump, origin_of
+from optimizer.shadow.source.introspect import read_catalog
+from optimizer.shadow.source.role import named_role
+from optimizer.shadow.source.row_security import read_row_security
+from optimizer.shadow.template.catalog_file import catalog_to_json
+from optimizer.shadow.template.restore import accepted
+from optimizer.shadow.whatif.attached_indexes import HypopgIndexes, MomentaryIndexes
 
 _NO_HYPOPG = (
     "hypothetical indexes: this server has no extension hypopg, so each is really built inside a transaction that is "
@@ -178,6 +181,9 @@ class AttachedShadow:
             if self._ddl is None:
                 with connected(self._dsn) as connection:
                     text = dump(bundled_binaries(), connection, statistics=False)
+                    connection.execute("SET search_path = pg_catalog")
+                    text += read_row_security(connection, named_role(connection, "")).marks()
+                    text += collation_statements(read_collations(connection))
                 self._ddl = accepted(text, max_bytes=self._settings.max_schema_bytes)
             return self._ddl
 

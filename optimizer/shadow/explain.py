@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from psycopg import pq
+from psycopg.sql import Literal
 
 from optimizer.errors import SqlError
 from optimizer.plan import Plan
@@ -23,7 +25,9 @@ MAX_PLAN_BYTES = 32_000_000
 _PLACEHOLDER = re.compile(r"\$\d")
 _PREPARED = "planproof_generic"
 #: Ends a transaction, and gives back what outlives one: locks that a function took for its session.
-_END = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()"
+_AFTER = ("ROLLBACK", "SELECT pg_catalog.pg_advisory_unlock_all()")
+_END = "; ".join(_AFTER)
+_EXPLAIN = "EXPLAIN (FORMAT JSON) "
 _COUNT = "SELECT cardinality(parameter_types) FROM pg_catalog.pg_prepared_statements WHERE name = $1"
 
 
@@ -32,13 +36,13 @@ class Explainer:
 
     Parameters:
         connection: with its time limit.
-        settings: SQL that is put before each statement inside its transaction: our own `SET LOCAL ...;`, not users'.
+        settings: server settings that each transaction begins with: names and values of ours, not users'.
     """
 
-    def __init__(self, connection: GuardedConnection, *, settings: str = "") -> None:
+    def __init__(self, connection: GuardedConnection, *, settings: Mapping[str, str] = MappingProxyType({})) -> None:
         self.connection = connection
         self.calls = 0
-        self._begin = f"{_begin(connection.timeout_ms)} {settings}"
+        self._before = _before(connection.timeout_ms, settings)
 
     def explain(self, sql: str, parameters: Sequence[Parameter] | None = None) -> Plan:
         """Plan one statement in a transaction of its own.
@@ -49,19 +53,23 @@ class Explainer:
 
         Errors: `SqlError`, `TimeLimitError`, `ShadowUnavailableError`.
         """
-        self.connection.command(self._begin)
-        try:
-            return self.explain_here(sql, parameters)
-        finally:
-            if not self.connection.broken:
-                self.connection.command(_END)
+        if _generic(sql, parameters):
+            self.connection.command("; ".join(self._before))
+            try:
+                return self.explain_here(sql, parameters)
+            finally:
+                if not self.connection.broken:
+                    self.connection.command(_END)
+        self.calls += 1
+        values = [_text(value) for value in parameters or ()]
+        return _plan(self.connection.run_between(self._before, _EXPLAIN, sql, values, _AFTER))
 
     def explain_here(self, sql: str, parameters: Sequence[Parameter] | None = None) -> Plan:
         """Plan one statement in the transaction that is open; parameters and errors as for `explain`."""
         self.calls += 1
-        if parameters is None and _PLACEHOLDER.search(sql) is not None:
+        if _generic(sql, parameters):
             return self._explain_generic(sql)
-        return _plan(self.connection.run("EXPLAIN (FORMAT JSON) ", sql, [_text(value) for value in parameters or ()]))
+        return _plan(self.connection.run(_EXPLAIN, sql, [_text(value) for value in parameters or ()]))
 
     def _explain_generic(self, sql: str) -> Plan:
         """Plan for any values: prepare, forbid plans for given ones, and explain the execution.
@@ -75,9 +83,7 @@ class Explainer:
             found = self.connection.run(_COUNT, "", [_PREPARED.encode()])
             nulls = ", ".join(["NULL"] * int(found.get_value(0, 0) or 0))
             # Checked and prepared: what is sent now holds none of the user's text.
-            return _plan(
-                self.connection.run(f"EXPLAIN (FORMAT JSON) EXECUTE {_PREPARED}", f"({nulls})" if nulls else "")
-            )
+            return _plan(self.connection.run(f"{_EXPLAIN}EXECUTE {_PREPARED}", f"({nulls})" if nulls else ""))
         finally:
             # A prepared statement outlives a rollback, and after an error only a rollback is heard.
             if not self.connection.broken:
@@ -95,7 +101,7 @@ def execution_ms(connection: GuardedConnection, sql: str, parameters: Sequence[P
 
     Errors: `SqlError`, `TimeLimitError`, `ShadowUnavailableError`.
     """
-    connection.command(_begin(connection.timeout_ms))
+    connection.command("; ".join(_before(connection.timeout_ms, {})))
     try:
         values = [_text(value) for value in parameters or ()]
         result = connection.run("EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) ", sql, values)
@@ -105,11 +111,23 @@ def execution_ms(connection: GuardedConnection, sql: str, parameters: Sequence[P
             connection.command(_END)
 
 
-def _begin(limit_ms: int) -> str:
-    return (
-        f"BEGIN READ ONLY; SET LOCAL statement_timeout = {limit_ms}; SET LOCAL lock_timeout = {limit_ms}; "
-        f"SET LOCAL idle_in_transaction_session_timeout = {limit_ms + 60_000};"
+def _before(limit_ms: int, settings: Mapping[str, str]) -> tuple[str, ...]:
+    """What each transaction begins with; two statements, since each takes a message of its own in a pipeline."""
+    limits = {
+        "statement_timeout": str(limit_ms),
+        "lock_timeout": str(limit_ms),
+        "idle_in_transaction_session_timeout": str(limit_ms + 60_000),
+    }
+    calls = (
+        f"pg_catalog.set_config({Literal(name).as_string()}, {Literal(value).as_string()}, true)"
+        for name, value in (limits | dict(settings)).items()
     )
+    return "BEGIN READ ONLY", f"SELECT {', '.join(calls)}"
+
+
+def _generic(statement: str, parameters: Sequence[Parameter] | None) -> bool:
+    """Whether a statement is to be planned for any values of its parameters."""
+    return parameters is None and _PLACEHOLDER.search(statement) is not None
 
 
 def _plan(result: pq.abc.PGresult) -> Plan:

@@ -83,6 +83,57 @@ class GuardedConnection:
             raise self._translated(result, sql, len(head))
         return result
 
+    def run_between(
+        self, before: Sequence[str], head: str, sql: str, values: Sequence[bytes | None], after: Sequence[str]
+    ) -> pq.abc.PGresult:
+        """Run one statement, of which a user wrote the end, between statements of our own, all sent at once.
+
+        Parameters:
+            before: when one of them fails, the statement is not run.
+            head, sql, values: as for `run`.
+            after: run in any case.
+
+        Errors: as `run`.
+        """
+        low = self.connection.pgconn
+        self._read = 0
+        try:
+            low.enter_pipeline_mode()
+            for text in before:
+                low.send_query_params(text.encode(), None)
+            low.send_query_params((head + sql).encode(), list(values))
+            low.pipeline_sync()
+            for text in after:
+                low.send_query_params(text.encode(), None)
+            low.pipeline_sync()
+            ours = [self._piped() for _ in before]
+            result = self._piped()
+            self._result()  # the first point of synchronisation
+            ours += [self._piped() for _ in after]
+            self._result()
+            low.exit_pipeline_mode()
+        except psycopg.OperationalError as error:
+            self.connection.close()
+            raise ShadowUnavailableError(_AWAY) from error
+        failed = next((r for r in ours if r.status not in _OK), None)
+        if failed is not None:
+            raise self._translated(failed, "", 0)
+        if result.status not in _OK:
+            raise self._translated(result, sql, len(head))
+        return result
+
+    def _piped(self) -> pq.abc.PGresult:
+        """Take one statement's result in a pipeline, and the end of its results."""
+        result = self._result()
+        if result is None:
+            self.connection.close()
+            raise ShadowUnavailableError(_AWAY)
+        if self.connection.pgconn.status == pq.ConnStatus.BAD:
+            self.connection.close()
+            raise _unavailable(result)
+        self._result()
+        return result
+
     def run_each(self, statements: Sequence[str]) -> list[SqlError | None]:
         """Run statements that users wrote, each a transaction of its own, all sent at once.
 

@@ -12,24 +12,23 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import sql
 
 from optimizer.candidate import IndexCandidate
 from optimizer.catalog import Catalog
 from optimizer.errors import PlanproofError, ShadowUnavailableError
 from optimizer.plan import Plan
 from optimizer.settings import Settings
-from optimizer.shadow.catalog_file import catalog_from_json
-from optimizer.shadow.clone import find_template, remake_template
-from optimizer.shadow.cluster import Cluster
 from optimizer.shadow.explain import Explainer, execution_ms
 from optimizer.shadow.guarded import GuardedConnection
-from optimizer.shadow.hypothetical import HypotheticalIndexes
 from optimizer.shadow.idle import IdleSessions
-from optimizer.shadow.pool import PlanningDatabase, Template, acquire
+from optimizer.shadow.pool import TIDY_AFTER, PlanningDatabase, Template, acquire, tidy
 from optimizer.shadow.port import HypotheticalIndex, Parameter, ShadowInfo
 from optimizer.shadow.registry import Registry, ShadowRecord
-from optimizer.shadow.template import owner_role, server_errors
+from optimizer.shadow.server.cluster import Cluster
+from optimizer.shadow.template.catalog_file import catalog_from_json
+from optimizer.shadow.template.clone import find_template, remake_template
+from optimizer.shadow.template.database import end_session, owner_role, server_errors
+from optimizer.shadow.whatif.hypothetical import HypotheticalIndexes
 
 T = TypeVar("T")
 _FROM_ENVIRONMENT = {"TimeZone": "UTC", "DateStyle": "ISO, MDY", "geqo": "on"}
@@ -46,7 +45,8 @@ class HollowSession:
         database: the lease; this session gives it back.
         catalog: of the source.
         settings: for time limits.
-        again: gives another cluster and lease after the server has ended.
+        again: gives another lease, and its cluster: after the server has ended, or, if so asked, of a database whose
+            files are all its own.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class HollowSession:
         database: PlanningDatabase,
         catalog: Catalog,
         settings: Settings,
-        again: Callable[[], tuple[Cluster, PlanningDatabase]],
+        again: Callable[[bool], tuple[Cluster, PlanningDatabase]],
     ) -> None:
         self._catalog = catalog
         self._timeout_ms = settings.explain_timeout_ms
@@ -63,6 +63,7 @@ class HollowSession:
         self._again = again
         self._moved = False
         self._explained = 0
+        self._untidy = 0
         self._begin(cluster, database)
 
     def _begin(self, cluster: Cluster, database: PlanningDatabase) -> None:
@@ -105,14 +106,28 @@ class HollowSession:
 
         def make() -> dict[IndexCandidate, HypotheticalIndex]:
             with server_errors("planning"):
+                if not self._database.own_files and self._indexes.may_run_functions(wanted):
+                    self._move(own_files=True)
                 return self._indexes.create(wanted)
 
         return self._surviving(make)
 
+    def drop(self, indexes: Iterable[HypotheticalIndex]) -> None:
+        """Drop indexes that `create` made, so that a long search does not gather those that it gave up.
+
+        Errors: `ShadowUnavailableError`.
+        """
+        with server_errors("planning"):
+            self._indexes.drop(tuple(indexes))
+
     def reset(self) -> bool:
         """Make it as good as new for the next user; False when it can only be closed."""
+        self._untidy += len(self._indexes.candidates)
         try:
             self._indexes.drop_all()
+            if self._untidy >= TIDY_AFTER:
+                tidy(self._database)
+                self._untidy = 0
             if not self._explainer.connection.broken:
                 # Prepared statements, sequences' values and listening outlive transactions.
                 self._explainer.connection.command("DISCARD ALL")
@@ -140,17 +155,25 @@ class HollowSession:
             if self._moved or not self._cluster.ended():
                 raise
         self._moved = True
+        with server_errors("planning"):
+            self._move(own_files=self._database.own_files)
+        return work()
+
+    def _move(self, *, own_files: bool) -> None:
+        """Go on in another planning database."""
         known, calls = self._indexes.candidates, self._explainer.calls
         self.close()
-        with server_errors("planning"):
-            self._begin(*self._again())
-            self._explained += calls
-            self._indexes.create(known)
-        return work()
+        self._begin(*self._again(own_files))
+        self._explained += calls
+        self._indexes.create(known)
 
     def _count_rows(self, table: str, predicate: str) -> float:
         self._indexes.show(())
-        return self._explainer.explain(f"SELECT FROM ONLY {table} WHERE {predicate}").cost.plan_rows
+        query = f"SELECT FROM ONLY {table} WHERE {predicate}"
+        if not any(known.row_security and known.qualified == table for known in self._catalog.tables.values()):
+            return self._explainer.explain(query).cost.plan_rows
+        with self._owner() as owner:  # an index holds the rows that policies hide, too
+            return Explainer(owner, settings=_fixed_settings(self._database.template)).explain(query).cost.plan_rows
 
     @contextlib.contextmanager
     def _owner(self) -> Iterator[GuardedConnection]:
@@ -163,7 +186,7 @@ class HollowSession:
         return GuardedConnection(connection, timeout_ms=self._timeout_ms, end_session=self._end_session)
 
     def _end_session(self, process: int) -> None:
-        self._database.superuser.execute("SELECT pg_terminate_backend(%s, 5000)", [process])
+        end_session(self._database.superuser, process)
 
 
 class FilledSession(HollowSession):
@@ -213,7 +236,12 @@ class HollowShadow:
         """See `ShadowDatabase.info`."""
         record = self.record
         return ShadowInfo(
-            record.name, record.kind, self._cluster().binaries.version, record.revision, record.not_cloned
+            record.name,
+            record.kind,
+            self._cluster().binaries.version,
+            record.revision,
+            record.not_cloned,
+            record.server_version,
         )
 
     @cached_property
@@ -262,15 +290,15 @@ class HollowShadow:
         with server_errors("planning"):
             database = acquire(cluster, self._template(cluster))
             try:
-                kind = HollowSession if database.template.layout is not None else FilledSession
+                kind = HollowSession if database.template.hollow else FilledSession
                 return kind(cluster, database, self.catalog(), self._settings, self._leased)
             except BaseException:
                 database.superuser.close()
                 raise
 
-    def _leased(self) -> tuple[Cluster, PlanningDatabase]:
+    def _leased(self, own_files: bool) -> tuple[Cluster, PlanningDatabase]:
         cluster = self._cluster()
-        return cluster, acquire(cluster, self._template(cluster))
+        return cluster, acquire(cluster, self._template(cluster), own_files=own_files)
 
     def _template(self, cluster: Cluster) -> Template:
         """The template, made again if the cluster has lost it."""
@@ -284,7 +312,6 @@ class HollowShadow:
             return find_template(cluster, self.record) or remake_template(cluster, self.record, self._settings)
 
 
-def _fixed_settings(template: Template) -> str:
-    """SQL for what libpq would take from the user's environment (PGTZ, PGDATESTYLE, PGGEQO): the source's, or ours."""
-    fixed = {name: template.settings.get(name, default) for name, default in _FROM_ENVIRONMENT.items()}
-    return " ".join(f"SET LOCAL {name} = {sql.Literal(value).as_string()};" for name, value in fixed.items())
+def _fixed_settings(template: Template) -> dict[str, str]:
+    """What libpq would take from the user's environment (PGTZ, PGDATESTYLE, PGGEQO): the source's values, or ours."""
+    return {name: template.settings.get(name, default) for name, default in _FROM_ENVIRONMENT.items()}

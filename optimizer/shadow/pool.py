@@ -24,13 +24,14 @@ from psycopg import sql
 
 from optimizer.clock import patience_s
 from optimizer.errors import ShadowUnavailableError
-from optimizer.shadow.cluster import Cluster
-from optimizer.shadow.planner_settings import apply_settings
-from optimizer.shadow.room import check_room
-from optimizer.shadow.storage import Layout, apply_shape
-from optimizer.shadow.template import (
+from optimizer.shadow.pages.laid_out import put_in_place
+from optimizer.shadow.server.cluster import Cluster
+from optimizer.shadow.server.room import check_room
+from optimizer.shadow.source.planner_settings import apply_settings
+from optimizer.shadow.template.database import (
     digest,
     drop_role,
+    end_session,
     facts_of,
     mark,
     owner_role,
@@ -50,6 +51,11 @@ WAIT_S = 30.0
 CHOOSING_S = 60.0
 #: Copies of all templates together, beyond which those that nobody uses make room for new ones: some 8 MB each.
 MAX_ALL = 48
+#: Hypothetical indexes of one session after which its database is tidied: each leaves some twenty dead rows, and an
+#: empty file until the next checkpoint.
+TIDY_AFTER = 500
+#: Bytes by which the catalogs of a copy may have grown in all, when many short sessions never come to tidy it.
+MAX_GROWTH = 4_000_000
 _POLL_S = 0.05
 PREFIX = "plan_"
 #: Our schema inside a planning database; hidden from the planning login.
@@ -57,6 +63,10 @@ PRIVATE_SCHEMA: LiteralString = "planproof_private"
 #: An empty table, whose file stands in for any table's while an index is made.
 SPARE: LiteralString = f"{PRIVATE_SCHEMA}.spare"
 _LEASE_KEY = 0x706C616E  # "plan"
+# What CREATE INDEX, DROP INDEX and the swap of files write to.
+_CHANGED: LiteralString = "pg_catalog.pg_class, pg_catalog.pg_attribute, pg_catalog.pg_index, pg_catalog.pg_depend"
+#: First versions with strategies of CREATE DATABASE, and with options of a role's membership.
+_STRATEGIES, _GRANT_OPTIONS = 150000, 160000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +76,13 @@ class Template:
     Parameters:
         database: the template's name.
         build: identity of the template as it was made; copies of another build are stale.
-        layout: the physical shape of its copies; None leaves files as they are.
+        hollow: whether its tables have no rows, and laid-out files beside it.
         settings: planner settings of the copies.
     """
 
     database: str
     build: str
-    layout: Layout | None
+    hollow: bool
     settings: Mapping[str, str]
 
     @property
@@ -89,16 +99,30 @@ class PlanningDatabase:
         name: of the database, and of its planning login.
         oid: its folder's name.
         superuser: a connection to it, which holds the lease. It must never see users' SQL.
+        own_files: whether all its files are its own, so that whoever writes to a table disturbs nobody.
     """
 
     name: str
     oid: int
     template: Template
     superuser: psycopg.Connection[Any]
+    own_files: bool
 
 
-def acquire(cluster: Cluster, template: Template) -> PlanningDatabase:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fresh:
+    """A copy that is leased, and has none of its laid-out files yet; `spent` ones serve nobody afterwards."""
+
+    database: PlanningDatabase
+    template_oid: int
+    spent: bool
+
+
+def acquire(cluster: Cluster, template: Template, *, own_files: bool = False) -> PlanningDatabase:
     """Lease a planning database, made now if there is none free.
+
+    Parameters:
+        own_files: one whose files are all its own, which nobody uses afterwards.
 
     Errors: `ShadowUnavailableError`.
     """
@@ -106,7 +130,10 @@ def acquire(cluster: Cluster, template: Template) -> PlanningDatabase:
     with cluster.connect() as admin:
         while True:
             waited = time.monotonic() - start
-            leased = _lease(cluster, admin, template, MAX_COPIES if waited < PATIENCE_S else HARD_LIMIT)
+            limit = MAX_COPIES if waited < PATIENCE_S else HARD_LIMIT
+            leased = _lease(cluster, admin, template, limit, own_files=own_files)
+            if isinstance(leased, _Fresh):
+                return _finish(cluster, leased)
             if leased is not None:
                 return leased
             if waited > wait_s:
@@ -116,16 +143,18 @@ def acquire(cluster: Cluster, template: Template) -> PlanningDatabase:
             time.sleep(_POLL_S)
 
 
-def _lease(cluster: Cluster, admin: psycopg.Connection[Any], template: Template, limit: int) -> PlanningDatabase | None:
-    """Take a free copy, or make one if fewer than `limit` are in use; None when that many are."""
+def _lease(
+    cluster: Cluster, admin: psycopg.Connection[Any], template: Template, limit: int, *, own_files: bool
+) -> PlanningDatabase | _Fresh | None:
+    """Take a free copy, or begin to make one if fewer than `limit` are in use; None when that many are."""
     with _choosing(admin, template.prefix):
         copies = _copies(admin, template.prefix)
         in_use = sum(busy for _, _, _, busy in copies)
         for name, oid, comment, busy in copies:
-            if busy:
+            if busy or (own_files and "indexes" in facts_of(comment)):
                 continue
             if _is_current(facts_of(comment), template, cluster) and in_use < HARD_LIMIT:
-                found = _try(cluster, template, name, oid, facts_of(comment)["indexes"])
+                found = _try(cluster, template, name, oid, facts_of(comment))
                 if found is not None:
                     return found
             _drop(admin, name)
@@ -134,7 +163,7 @@ def _lease(cluster: Cluster, admin: psycopg.Connection[Any], template: Template,
         _sweep_others(cluster, admin, template.prefix)
         _make_room(admin, template.prefix)
         check_room(cluster.home)
-        return _make(cluster, admin, template)
+        return _make(cluster, admin, template, own_files=own_files)
 
 
 def _copies(admin: psycopg.Connection[Any], prefix: str) -> list[tuple[str, int, str | None, bool]]:
@@ -153,16 +182,20 @@ def _is_current(facts: Mapping[str, Any], template: Template, cluster: Cluster) 
     return "indexes" in facts and all(facts.get(key) == value for key, value in wanted.items())
 
 
-def _try(cluster: Cluster, template: Template, name: str, oid: int, indexes: int) -> PlanningDatabase | None:
+def _try(
+    cluster: Cluster, template: Template, name: str, oid: int, facts: Mapping[str, Any]
+) -> PlanningDatabase | None:
     """Lease a free copy unless something is left in it."""
     superuser = _superuser(cluster, name)
     try:
         superuser.execute("SELECT pg_advisory_lock(%s)", [_LEASE_KEY])  # free: only we may choose now
         # A killed holder's sessions may still be planning.
-        superuser.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        others = superuser.execute(
+            "SELECT pid FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
         )
+        for (process,) in others.fetchall():
+            end_session(superuser, process)
         ((count, swapped),) = superuser.execute(
             """
             SELECT (SELECT count(*) FROM pg_index),
@@ -170,8 +203,9 @@ def _try(cluster: Cluster, template: Template, name: str, oid: int, indexes: int
                      WHERE c.relfilenode = (SELECT s.relfilenode FROM pg_class s WHERE s.oid = %s::regclass))""",
             [SPARE],
         ).fetchall()
-        if count == indexes and not swapped:
-            return PlanningDatabase(name, oid, template, superuser)
+        grown = _catalog_bytes(superuser) - facts.get("catalog_bytes", 0)
+        if count == facts["indexes"] and not swapped and grown < MAX_GROWTH:
+            return PlanningDatabase(name, oid, template, superuser, own_files=not template.hollow)
     except psycopg.Error:  # damaged in a way we did not foresee: it is dropped
         superuser.close()
         return None
@@ -179,35 +213,82 @@ def _try(cluster: Cluster, template: Template, name: str, oid: int, indexes: int
     return None
 
 
-def _make(cluster: Cluster, admin: psycopg.Connection[Any], template: Template) -> PlanningDatabase:
+def _make(cluster: Cluster, admin: psycopg.Connection[Any], template: Template, *, own_files: bool) -> _Fresh:
+    """Copy the template's catalogs and lease the copy, so that others may choose theirs while it is finished."""
     name = f"{template.prefix}{secrets.token_hex(4)}"
     identifier = sql.Identifier(name)
     owner, reader = sql.Identifier(owner_role(template.database)), sql.Identifier(reader_role(template.database))
     try:
         # FILE_COPY: the other strategy leaves pages in shared buffers, where hand-written ones would not be seen.
+        # Before 15, it is the only one.
+        strategy = sql.SQL("STRATEGY FILE_COPY" if admin.info.server_version >= _STRATEGIES else "")
         admin.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(
-                identifier, sql.Identifier(template.database)
-            )
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} {}").format(identifier, sql.Identifier(template.database), strategy)
         )
         cluster.ensure_role(name)
         admin.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(identifier))
         admin.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}, {}").format(identifier, owner, identifier))
-        admin.execute(sql.SQL("GRANT {} TO {} WITH INHERIT TRUE, SET FALSE").format(reader, identifier))
+        _grant_reader(admin, reader, identifier)
         apply_settings(admin, name, template.settings)
-        ((oid,),) = admin.execute("SELECT oid::int8 FROM pg_database WHERE datname = %s", [name]).fetchall()
+        ((oid, template_oid),) = admin.execute(
+            "SELECT c.oid::int8, t.oid::int8 FROM pg_database c, pg_database t WHERE c.datname = %s AND t.datname = %s",
+            [name, template.database],
+        ).fetchall()
     except psycopg.Error as error:
         raise ShadowUnavailableError(f"a planning database cannot be made: {reason(error)}") from error
-    if template.layout is not None:
-        apply_shape(cluster, oid, template.layout)  # before anyone connects: none of its pages is in a buffer yet
     superuser = _superuser(cluster, name)
     superuser.execute("SELECT pg_advisory_lock(%s)", [_LEASE_KEY])
-    superuser.execute(f"CREATE SCHEMA {PRIVATE_SCHEMA}")
-    superuser.execute(f"CREATE TABLE {SPARE} ()")
-    ((indexes,),) = superuser.execute("SELECT count(*) FROM pg_index").fetchall()
-    facts = {"template": template.database, "build": template.build, "generation": cluster.generation}
-    mark(superuser, name, facts | {"indexes": indexes})
-    return PlanningDatabase(name, oid, template, superuser)
+    database = PlanningDatabase(name, oid, template, superuser, own_files=own_files or not template.hollow)
+    return _Fresh(database, template_oid, spent=own_files)
+
+
+def _finish(cluster: Cluster, fresh: _Fresh) -> PlanningDatabase:
+    """Give a copy its files, while nobody has read any page of them, and all else that makes it a planning database."""
+    database, template, superuser = fresh.database, fresh.database.template, fresh.database.superuser
+    try:
+        if template.hollow:
+            put_in_place(cluster, fresh.template_oid, database.oid, own=fresh.spent)
+        superuser.execute(f"CREATE SCHEMA {PRIVATE_SCHEMA}")
+        superuser.execute(f"CREATE TABLE {SPARE} ()")
+        ((indexes,),) = superuser.execute("SELECT count(*) FROM pg_index").fetchall()
+        facts: dict[str, Any] = {"template": template.database, "build": template.build}
+        if not fresh.spent:  # without the number it is
+            facts |= {"indexes": indexes, "catalog_bytes": _catalog_bytes(superuser)}
+        mark(superuser, database.name, facts | {"generation": cluster.generation})
+    except BaseException:
+        superuser.close()
+        raise
+    return database
+
+
+def _grant_reader(admin: psycopg.Connection[Any], reader: sql.Identifier, login: sql.Identifier) -> None:
+    """Let a planning login inherit the reader's rights.
+
+    Before 16 inheriting is the login's own property, and whoever inherits a role may also take it: nothing is won by
+    that, since the reader owns nothing and has the same rights.
+    """
+    if admin.info.server_version >= _GRANT_OPTIONS:
+        admin.execute(sql.SQL("GRANT {} TO {} WITH INHERIT TRUE, SET FALSE").format(reader, login))
+    else:
+        admin.execute(sql.SQL("GRANT {} TO {}").format(reader, login))
+        admin.execute(sql.SQL("ALTER ROLE {} INHERIT").format(login))
+
+
+def tidy(database: PlanningDatabase) -> None:
+    """Give back the room of what hypothetical indexes left; nothing may be planned in it meanwhile.
+
+    Errors: `psycopg.Error`.
+    """
+    database.superuser.execute(f"VACUUM {_CHANGED}")
+    database.superuser.execute("CHECKPOINT")  # the files of dropped indexes are deleted now
+
+
+def _catalog_bytes(superuser: psycopg.Connection[Any]) -> int:
+    ((size,),) = superuser.execute(
+        "SELECT sum(pg_total_relation_size(name))::int8 FROM unnest(%s::text[]::regclass[]) name",
+        [_CHANGED.split(", ")],
+    ).fetchall()
+    return int(size)
 
 
 def spend(database: PlanningDatabase) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -25,6 +25,7 @@ class ShadowInfo:
         server_version: of the planner that speaks, such as `18.4`.
         revision: changes whenever schema or statistics change; part of every cache key.
         not_cloned: one line for each thing that could not be carried over, with its likely effect.
+        source_version: of the server that it stands for; empty where there is none.
     """
 
     name: str
@@ -32,6 +33,21 @@ class ShadowInfo:
     server_version: str
     revision: str
     not_cloned: tuple[str, ...] = ()
+    source_version: str = ""
+
+    @property
+    def planned_by(self) -> str:
+        """Say which PostgreSQL plans, and where that matters, how it differs from the source's."""
+        planner, source = self.server_version, self.source_version
+        own, major = (version.split(".")[0] for version in (planner, source))
+        if not source or self.kind == "attached":
+            return f"planned by PostgreSQL {planner}"
+        if own == major:
+            return f"planned by PostgreSQL {planner}, the source's own version"
+        return (
+            f"planned by the embedded PostgreSQL {planner}; the source is {source}: plans can differ, install "
+            f"postgresql-{major} beside planproof and refresh the shadow to have its own planner"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The contract's shape."""
@@ -41,6 +57,8 @@ class ShadowInfo:
             "server_version": self.server_version,
             "revision": self.revision,
             "not_cloned": list(self.not_cloned),
+            "source_version": self.source_version,
+            "planned_by": self.planned_by,
         }
 
 
@@ -52,11 +70,17 @@ class HypotheticalIndex:
         candidate: what was asked for.
         name: its name on the shadow, as EXPLAIN prints it.
         storage_bytes: estimated size if it were built at the source.
+        partition_names: of a partitioned table's index, the names of the partitions' indexes, which EXPLAIN prints.
     """
 
     candidate: IndexCandidate
     name: str
     storage_bytes: int
+    partition_names: tuple[str, ...] = ()
+
+    def serves(self, plan: Plan) -> bool:
+        """Say whether a plan reads it."""
+        return self.name in plan.indexes or not plan.indexes.isdisjoint(self.partition_names)
 
 
 class PlanningSession(Protocol):
@@ -65,6 +89,11 @@ class PlanningSession(Protocol):
     @property
     def explain_calls(self) -> int:
         """EXPLAIN statements since the session was opened."""
+        ...
+
+    @property
+    def refused(self) -> Mapping[IndexCandidate, str]:
+        """Why candidates were left out by `create`, each in one line."""
         ...
 
     def explain(
@@ -84,7 +113,7 @@ class PlanningSession(Protocol):
         ...
 
     def create(self, candidates: Iterable[IndexCandidate]) -> dict[IndexCandidate, HypotheticalIndex]:
-        """Make hypothetical indexes; a candidate that the server refuses is left out of the answer."""
+        """Make hypothetical indexes; a candidate that the server refuses is left out of the answer (see `refused`)."""
         ...
 
 

@@ -26,8 +26,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from optimizer.clock import patience_s
 from optimizer.errors import InputError, ShadowUnavailableError, UnknownShadowError
-from optimizer.shadow import watchdog
 from optimizer.shadow.port import ShadowKind
+from optimizer.shadow.server import watchdog
+from optimizer.shadow.template.clone_options import CloneOptions
 
 _NAME = re.compile(r"[a-z0-9_-]{1,40}")
 _LOCKS = ".locks"
@@ -48,6 +49,10 @@ class ShadowRecord:
         server_version: of the source, such as `15.14`; empty where there is no source.
         not_cloned: one line for each thing that could not be carried over, with its likely effect.
         settings: planner settings of the source, by name.
+        options: how a hollow shadow was cloned; a refresh does the same.
+        planner_major: of the PostgreSQL of this machine's own whose hollow cluster has the database; None is the
+            embedded one.
+        changes: what the refresh that made this revision found, for people, such as `3 tables changed`.
         folder: the revision's folder; found again at each reading, so that the data folder may be moved.
     """
 
@@ -60,6 +65,9 @@ class ShadowRecord:
     server_version: str = ""
     not_cloned: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
+    options: CloneOptions = field(default_factory=CloneOptions)
+    planner_major: int | None = None
+    changes: str = ""
     folder: Path = Path()
 
     def read(self, file: str) -> str:

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from optimizer.errors import InputError, StoreUnavailableError
-from optimizer.shadow.binaries import bundled_binaries
+from optimizer.shadow.server.binaries import bundled_binaries
 from optimizer.store.store import Store
 
 #: How pg_dump's own format begins.

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from optimizer.errors import ShadowUnavailableError, StoreUnavailableError
 from optimizer.settings import Settings
-from optimizer.shadow.cluster import Cluster, ClusterKind, Supervisor
+from optimizer.shadow.server.cluster import Cluster, ClusterKind, Supervisor
 from optimizer.store.migrate import migrate
 
 DATABASE = "planproof"

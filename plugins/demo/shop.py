@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 
 from optimizer.services import Services
-from optimizer.shadow.cluster import Cluster, ClusterKind
+from optimizer.shadow.server.cluster import Cluster, ClusterKind
 
 DATABASE = "demo_shop"
 #: Owns the database and nothing else; the proof runs under it.

@@ -45,7 +45,7 @@ def _blocks(report: Report) -> Iterator[str]:
     yield "# Query advice\n"
     yield fenced(report.query.sql) + "\n"
     yield (
-        f"Planned on the shadow {escaped(shadow.name)} ({shadow.kind}, PostgreSQL {escaped(shadow.server_version)}): "
+        f"On the shadow {escaped(shadow.name)} ({shadow.kind}), {escaped(shadow.planned_by)}: "
         f"cost {number(report.baseline.cost.total_cost)} planner units.\n"
     )
     for position, advice in enumerate(report.advice, 1):

@@ -137,7 +137,7 @@ def verdict_text(verdict: Verdict, *, width: int, colours: bool) -> str:
 
 def _query(page: Page, report: Report) -> None:
     shadow = report.shadow
-    page.prose(f"Query on the shadow {shadow.name} ({shadow.kind}, PostgreSQL {shadow.server_version})", "bold")
+    page.prose(f"Query on the shadow {shadow.name} ({shadow.kind}), {shadow.planned_by}", "bold")
     page.blank()
     page.sql(report.query.sql)
     page.blank()
@@ -156,7 +156,7 @@ def _advice(page: Page, position: int, advice: Advice) -> None:
     style = _VERDICT_STYLES[advice.equivalence.verdict] if advice.equivalence else ""
     page.field("equivalence", equivalence_line(advice.equivalence), style)
     if advice.ddl:
-        page.field("storage", f"{size(advice.storage_bytes)} for {_count(len(advice.ddl), 'index', 'indexes')}")
+        page.field("storage", f"{size(advice.storage_bytes)} for {_count(len(advice.rollback), 'index', 'indexes')}")
     page.field("from", f"{advice.source} {', '.join(advice.rules)}".rstrip())
     for title, statements in _statements(advice):
         page.blank()

@@ -1,0 +1,1 @@
+"""The embedded PostgreSQL servers: their programs, folders, configuration and supervisor."""

@@ -1,0 +1,1 @@
+"""Template databases: made of what was read of a source or of files, made again, refreshed."""

@@ -1,0 +1,1 @@
+"""Hypothetical indexes: made, shown to the planner, hidden, dropped."""
