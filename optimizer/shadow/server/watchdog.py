@@ -189,37 +189,39 @@ def stop_postmaster(data: Path, *, fast_stop_s: float = FAST_STOP_S) -> bool:
     return read_postmaster(data) is None
 
 
-def open_lock(path: Path) -> int:
+def open_lock(path: Path, *, make: bool = True) -> int:
     """Open, or make, the lock file `path` and return its descriptor, which children do not inherit."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    return os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0), 0o600)
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, timeout_s: float | None = None) -> Iterator[int]:
+def locked(path: Path, *, timeout_s: float | None = None, make: bool = True) -> Iterator[int]:
     """Hold the exclusive lock on `path`, and yield its descriptor.
 
     Parameters:
         path: the lock file.
         timeout_s: how long to wait, in seconds; None waits as long as it takes.
+        make: the file, if it is not there.
 
     Raises:
         TimeoutError: somebody else kept it.
+        FileNotFoundError: it is not there, and is not to be made.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    descriptor = _acquired(path, deadline)
+    descriptor = _acquired(path, deadline, make)
     try:
         # Whoever held it may have deleted the file meanwhile: then this lock guards nothing any more.
         while not _same_file(descriptor, path):
-            stale, descriptor = descriptor, _acquired(path, deadline)
+            stale, descriptor = descriptor, _acquired(path, deadline, make)
             os.close(stale)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _acquired(path: Path, deadline: float | None) -> int:
+def _acquired(path: Path, deadline: float | None, make: bool) -> int:
     """Open a lock file and take the exclusive lock on it before a moment of the monotonic clock."""
-    descriptor = open_lock(path)
+    descriptor = open_lock(path, make=make)
     try:
         if deadline is None:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -244,8 +246,12 @@ def try_exclusive(descriptor: int) -> bool:
 
 
 def leased(folder: Path) -> bool:
-    """Tell whether any process holds the lease of the cluster in `folder`. The caller holds the start lock."""
-    descriptor = open_lock(folder / LEASE)
+    """Tell whether any process holds the lease of the cluster in `folder`. The caller holds the start lock.
+
+    Raises:
+        FileNotFoundError: the folder is being deleted.
+    """
+    descriptor = open_lock(folder / LEASE, make=False)
     try:
         return not try_exclusive(descriptor)
     finally:
@@ -267,7 +273,7 @@ def watch(folder: Path, data: Path, linger_s: float, lock: int) -> None:
         time.sleep(poll_s)
         if not _same_file(lock, folder / watchdog_lock()):
             return  # the folder was deleted, and perhaps made anew with a watchdog of its own
-        with locked(folder / START_LOCK):
+        with locked(folder / START_LOCK, make=False):  # a file made now could stop somebody's deleting of the folder
             postmaster = read_postmaster(data)
             if postmaster is None or postmaster.elsewhere:
                 os.close(lock)  # while nobody can start a server that would count on us
