@@ -128,6 +128,18 @@ def test_plans_are_those_of_a_live_clone(
         services.drop("files")
 
 
+def test_page_costs_of_a_tablespace_are_carried(source: Cluster, run: Run) -> None:
+    with source.connect() as admin:
+        admin.execute("ALTER TABLESPACE pg_default SET (random_page_cost = 1.25)")
+        try:
+            _, statistics = run(dump_script(), "guarded", "reader")
+        finally:
+            admin.execute("ALTER TABLESPACE pg_default RESET (random_page_cost)")
+    carried = Carried.from_text(statistics)
+    assert carried is not None
+    assert carried.settings["random_page_cost"] == "1.25"
+
+
 def test_the_shape_is_what_the_live_clone_reads(source: Cluster, run: Run) -> None:
     for role in (None, "reader"):
         _, statistics = run(dump_script(), "guarded", role)

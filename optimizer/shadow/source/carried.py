@@ -24,6 +24,7 @@ from optimizer.shadow.pages.shape import RelationShape, Shape
 from optimizer.shadow.source.dump_order import Place
 from optimizer.shadow.source.extended_statistics import ExtendedStatistics, extended_of
 from optimizer.shadow.source.locale import Locale
+from optimizer.shadow.source.page_costs import page_costs_of
 from optimizer.shadow.source.privileges import Rights, unread_of
 from optimizer.shadow.source.range_statistics import range_calls, range_notes
 from optimizer.shadow.source.redaction import Redacted, redacted_of
@@ -36,6 +37,7 @@ _OLDEST: Final = 130000
 _Name = Annotated[str, Field(max_length=1_000)]
 _Count = Annotated[int, Field(ge=0, le=2**32)]
 _Height = Annotated[int, Field(ge=0, le=20)]
+_Cost = Annotated[str, Field(pattern=r"^[0-9.eE+-]{1,40}$")]
 
 
 class _Strict(BaseModel):
@@ -108,6 +110,8 @@ class _Line(_Strict):
     range_columns: tuple[_Count] | None = None
     range_statistics: tuple[str, str, str, bool, str | None, str | None, str | None] | None = None
     ranks: tuple[Literal["index", "child", "statistics"], str, str, int] | None = None
+    #: See `page_costs`.
+    page_costs: tuple[str, _Cost | None, _Cost | None, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +157,13 @@ class Carried:
         _check_source(source)
         role = source.role
         extended, notes = _extended(found, direct=source.direct)
+        costs = page_costs_of(found["page_costs"], source.settings)
         secured = row_security_of(role, found["secured"], found["policies"], found["views"])
         return cls(
             source.server_version.split(" ")[0],
             source.database,
             Locale(_PROVIDERS.get(source.provider, "libc"), source.collate, source.ctype, source.encoding),
-            source.settings,
+            {**source.settings, **costs.settings},
             tuple(source.search_path),
             _shape(source.server_version_num, found["relation"], found["brin"]),
             Rights(source.reader, source.tables, unread_of(found["unread"]), source.server_version_num),
@@ -167,7 +172,7 @@ class Carried:
             extended,
             {(kind, schema, name): rank for kind, schema, name, rank in found["ranks"]},
             range_calls(found["range_statistics"]),
-            (*notes, *_range_notes(found, source), *_settings_notes(source)),
+            (*notes, *costs.notes, *_range_notes(found, source), *_settings_notes(source)),
         )
 
 

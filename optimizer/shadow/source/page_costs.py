@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import tuple_row
 
-# Relations of users by what their tablespace says (`get_tablespace_page_costs`, spccache.c), the largest share first.
-_SHARES: LiteralString = """
+#: Relations of users by what their tablespace says (`get_tablespace_page_costs`, spccache.c), the largest share first.
+QUERY: LiteralString = """
     SELECT t.spcname::text,
            (SELECT o.option_value FROM pg_options_to_table(t.spcoptions) o WHERE o.option_name = 'random_page_cost'),
            (SELECT o.option_value FROM pg_options_to_table(t.spcoptions) o WHERE o.option_name = 'seq_page_cost'),
@@ -43,7 +43,11 @@ def read_page_costs(connection: psycopg.Connection[Any], settings: Mapping[str, 
     Errors: `psycopg.Error`.
     """
     with connection.cursor(row_factory=tuple_row) as cursor:
-        rows = cursor.execute(_SHARES).fetchall()
+        return page_costs_of(cursor.execute(QUERY).fetchall(), settings)
+
+
+def page_costs_of(rows: Iterable[tuple[str, str | None, str | None, int]], settings: Mapping[str, str]) -> PageCosts:
+    """Say what follows from the rows of `QUERY`; parameters as for `read_page_costs`."""
     told = [
         (name, {n: v for n, v in zip(_NAMES, costs, strict=True) if v is not None}, count)
         for name, *costs, count in rows

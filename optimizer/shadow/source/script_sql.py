@@ -16,6 +16,7 @@ from psycopg import sql
 from optimizer.shadow.source import (
     dump_order,
     extended_statistics,
+    page_costs,
     planner_settings,
     privileges,
     range_statistics,
@@ -175,6 +176,7 @@ def statements(redacted: Sequence[str], role: str) -> Iterator[str]:
     if redacted:
         yield _recorded("redacted", f"{clause} {HIDDEN}", 4)
     yield _recorded("ranks", dump_order.RANKS, 4)
+    yield _recorded("page_costs", page_costs.QUERY, 4)
     yield _recorded("brin", f"SELECT i::int8, t::int8, p FROM ({shape_sql.BRIN}) b(i, t, p)", 3)  # noqa: S608
     look = _filled(
         "format({body}, b.first_entry, b.last_entry, r.name, {readable}, j.shape, {wanted}, {plannable})",
