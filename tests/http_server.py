@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,12 @@ class Service:
     @property
     def workers(self) -> list[psutil.Process]:
         """Its HTTP processes."""
-        children = psutil.Process(self.process.pid).children()
-        return [child for child in children if "api.serving" in " ".join(child.cmdline())]
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                if "api.serving" in " ".join(child.cmdline()):
+                    found.append(child)
+        return found
 
     def client(self, **more: Any) -> httpx.Client:
         """A client that waits for the service to come up."""

@@ -350,7 +350,7 @@ def test_a_lock_file_that_is_deleted_guards_nothing(tmp_path: Path) -> None:
         thread.start()
         (registry.root / "shop").mkdir()
         registry.delete("shop")
-        with registry.lock("shop", timeout_s=1.0):  # the file that is there now; the late one may get it first
-            pass
+        assert not entered.wait(0.3), "what is being deleted is still locked"
     thread.join(30)
-    assert entered.is_set()
+    assert entered.is_set(), "whoever waited for the file that is gone now takes the one that is there"
+    assert list((registry.root / ".locks").iterdir()) == []

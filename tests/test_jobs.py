@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 from http_server import eventually, problem
 from job_fixtures import (
@@ -95,13 +96,23 @@ def test_a_running_job_is_cancelled(client: httpx.Client, services: Services, ho
 
 
 def test_a_refresh_is_a_job(client: httpx.Client, services: Services, source: str) -> None:
+    def refreshed() -> str:
+        response = client.post("/v1/shadows/refreshed/refresh")
+        assert response.status_code == 202
+        job = finished(client, response.json()["job"])
+        assert (job["kind"], job["shadow"], job["state"]) == ("shadow.refresh", "refreshed", "done")
+        return services.registry.get("refreshed").revision
+
     assert finished(client, add(client, "refreshed", **{"from": source}))["state"] == "done"
     before = services.registry.get("refreshed").revision
-    response = client.post("/v1/shadows/refreshed/refresh")
-    assert response.status_code == 202
-    job = finished(client, response.json()["job"])
-    assert (job["kind"], job["shadow"], job["state"]) == ("shadow.refresh", "refreshed", "done")
-    assert services.registry.get("refreshed").revision != before
+    assert refreshed() == before, "nothing has changed"
+    with psycopg.connect(source, autocommit=True) as connection:
+        connection.execute("CREATE TABLE newcomer (id integer)")
+    try:
+        assert refreshed() != before
+    finally:
+        with psycopg.connect(source, autocommit=True) as connection:
+            connection.execute("DROP TABLE newcomer")
     problem(client.post("/v1/shadows/unknown/refresh"), 404)
 
 

@@ -65,6 +65,7 @@ def shadow(services: Services, production: str) -> Iterator[HollowShadow]:
     shadow = services.shadow("plain")
     assert isinstance(shadow, HollowShadow)
     yield shadow
+    services.drop("plain")
 
 
 @pytest.fixture

@@ -351,7 +351,7 @@ def test_keys_put_equality_before_range_and_fix_before_sort() -> None:
         ("materialized view", 500, 9, True),
         ("view", 500, 9, False),
         ("foreign table", 500, 9, False),
-        ("partitioned table", 500, 9, False),
+        ("partitioned table", 500, 9, True),
     ],
 )
 def test_which_relations_are_worth_an_index(kind: str, rows: float, pages: int, worth: bool) -> None:

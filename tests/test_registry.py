@@ -48,6 +48,16 @@ def test_only_its_user_may_read_it(registry: Registry) -> None:
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
+def test_whoever_deletes_a_shadow_keeps_its_lock(registry: Registry) -> None:
+    """Until its databases are dropped, too: another may be about to make one of the same name."""
+    registry.put(record("shop"), {})
+    with registry.lock("shop"):
+        registry.delete("shop")
+        with pytest.raises(ShadowUnavailableError), Registry(registry.root).lock("shop", timeout_s=0):
+            pass
+    assert list((registry.root / ".locks").iterdir()) == []
+
+
 def test_a_new_revision_replaces_the_old(registry: Registry) -> None:
     old = registry.put(record("shop"), {"schema.sql": "old"}, dsn="host=db")
     new = registry.put(record("shop", "ba9876543210"), {"schema.sql": "new"})

@@ -269,6 +269,8 @@ def test_rights_through_membership(services: Services, scratch_cluster: Cluster,
         assert plan.root.raw == plan_as(source, role, "SELECT * FROM grouped")
         assert plan.cost.plan_rows == pytest.approx(rows, abs=1)
         services.drop("grouped")
+    with psycopg.connect(source, autocommit=True) as connection:
+        connection.execute("DROP TABLE grouped")
 
 
 def test_a_template_without_policies_has_a_catalog_that_knows(services: Services) -> None:

@@ -55,4 +55,5 @@ def test_the_service_keeps_what_its_document_promises(settings: Settings, tmp_pa
         assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
         assert re.search(r"Operations: +(\d+) selected / \1 total", done.stdout)
         assert not [line for line in running.lines if line["level"] == "error"]
-    assert planproof("shadow", "drop", "default", home=settings.home).status == 0
+    # One of the cases may have dropped it already.
+    assert planproof("shadow", "drop", "default", home=settings.home).status in (0, 3)

@@ -137,11 +137,11 @@ def test_files_cannot_be_refreshed(services: Services) -> None:
 
 
 def test_a_kind_without_plugin_is_one_clear_error(settings: Settings, services: Services) -> None:
-    services.add_files("plain", "CREATE TABLE t (id integer);")
+    services.add_files("foreign", "CREATE TABLE t (id integer);")
     bare = Services(settings, services.supervisor, Plugins(entries=()))
     with pytest.raises(InputError, match="no plugin opens shadows of the kind 'files'"):
-        bare.shadow("plain")
-    services.drop("plain")
+        bare.shadow("foreign")
+    services.drop("foreign")
 
 
 def test_a_damaged_shadow_can_be_dropped(services: Services, hollow_cluster: Cluster) -> None:

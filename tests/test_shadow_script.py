@@ -140,6 +140,39 @@ def test_page_costs_of_a_tablespace_are_carried(source: Cluster, run: Run) -> No
     assert carried.settings["random_page_cost"] == "1.25"
 
 
+def test_collations_and_leakproof_functions_are_carried(services: Services, source: Cluster, run: Run) -> None:
+    with source.connect() as admin:
+        admin.execute("CREATE DATABASE worded")
+        admin.execute("GRANT CONNECT ON DATABASE worded TO reader")
+    try:
+        with source.connect("worded") as admin:
+            # One of ICU where the server has it, which the planning server has not.
+            ((collation,),) = admin.execute(
+                "SELECT quote_ident(collname) FROM pg_collation WHERE collname = 'de-x-icu' OR collprovider = 'c'"
+                " AND collname NOT IN ('C', 'POSIX', 'ucs_basic') ORDER BY collname <> 'de-x-icu', 1 LIMIT 1"
+            ).fetchall()
+            admin.execute(f"CREATE TABLE words (word text COLLATE {collation})".encode())
+            admin.execute(
+                "CREATE FUNCTION plain(text) RETURNS boolean LANGUAGE sql IMMUTABLE LEAKPROOF RETURN $1 > 'a'"
+            )
+        files = services.add_files("worded", *run(dump_script(), "worded", "reader"))
+        live = services.add_hollow("live", source.conninfo("worded", "reader"))
+        with services.shadow("worded").session() as session:
+            assert session.explain("SELECT * FROM words WHERE plain(word)").root.type == "Seq Scan"
+            assert session.explain("SELECT FROM pg_proc WHERE proname = 'plain' AND proleakproof").root.type
+        more = [line for line in files.not_cloned if line not in live.not_cloned]
+        assert [line for line in more if not line.startswith("version:")] == []
+        carried = Carried.from_text(run(dump_script(), "worded", "reader")[1])
+        assert carried is not None
+        assert [one.name for one in carried.additions.collations if one.columns] == [collation.strip('"')]
+        assert [one.name for one in carried.additions.leakproof] == ["plain"]
+    finally:
+        for name in ("worded", "live"):
+            services.drop(name)
+        with source.connect() as admin:
+            admin.execute("DROP DATABASE worded WITH (FORCE)")
+
+
 def test_the_shape_is_what_the_live_clone_reads(source: Cluster, run: Run) -> None:
     for role in (None, "reader"):
         _, statistics = run(dump_script(), "guarded", role)
@@ -156,10 +189,9 @@ def test_the_shape_is_what_the_live_clone_reads(source: Cluster, run: Run) -> No
         assert carried.search_path == ("sales", "public")
 
 
+@pytest.mark.parametrize("source", [EMBEDDED], indirect=True)
 def test_plans_are_the_sources(services: Services, source: Cluster, run: Run) -> None:
-    """Between equal versions."""
-    if source.binaries.major != 18:
-        pytest.skip("a shadow from files is planned by the embedded PostgreSQL")
+    """Between equal versions: a shadow from files is planned by the embedded PostgreSQL."""
     services.add_files("files", *run(dump_script()))
     with source.connect("guarded") as connection, services.shadow("files").session() as session:
         for query in GUARDED_QUERIES:

@@ -177,7 +177,6 @@ class Registry:
         # The record goes first: whatever happens next, no reader finds half a shadow.
         (path / "record.json").unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
-        self._forget_locks(name)
 
     @contextlib.contextmanager
     def lock(self, name: str, *, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:

@@ -21,14 +21,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from optimizer.errors import InputError
 from optimizer.shadow.pages.shape import RelationShape, Shape
+from optimizer.shadow.source.additions import Additions
+from optimizer.shadow.source.collations import collations_of
 from optimizer.shadow.source.dump_order import Place
 from optimizer.shadow.source.extended_statistics import ExtendedStatistics, extended_of
+from optimizer.shadow.source.leakproof import LeakproofFunction
 from optimizer.shadow.source.locale import Locale
 from optimizer.shadow.source.page_costs import page_costs_of
 from optimizer.shadow.source.privileges import Rights, unread_of
 from optimizer.shadow.source.range_statistics import range_calls, range_notes
 from optimizer.shadow.source.redaction import Redacted, redacted_of
-from optimizer.shadow.source.row_security import RowSecurity, row_security_of
+from optimizer.shadow.source.row_security import row_security_of
 from optimizer.shadow.source.script_sql import END, PREFIX, VERSION
 from optimizer.shadow.source.shape_reader import NO_COUNTERS, NO_ENDS, NO_HEIGHT, brin_ranges, guessed_height
 from optimizer.shadow.template.statistics_shape import check_blocks
@@ -110,6 +113,8 @@ class _Line(_Strict):
     range_columns: tuple[_Count] | None = None
     range_statistics: tuple[str, str, str, bool, str | None, str | None, str | None] | None = None
     ranks: tuple[Literal["index", "child", "statistics"], str, str, int] | None = None
+    collations: tuple[str, str, Literal["i", "c"], str | None, bool, _Count] | None = None
+    leakproof: tuple[str, str, str] | None = None
     #: See `page_costs`.
     page_costs: tuple[str, _Cost | None, _Cost | None, int] | None = None
 
@@ -132,8 +137,7 @@ class Carried:
     shape: Shape
     rights: Rights
     redacted: Redacted
-    row_security: RowSecurity
-    extended: tuple[ExtendedStatistics, ...]
+    additions: Additions
     ranks: Mapping[Place, int]
     statistics: str
     notes: tuple[str, ...]
@@ -168,8 +172,12 @@ class Carried:
             _shape(source.server_version_num, found["relation"], found["brin"]),
             Rights(source.reader, source.tables, unread_of(found["unread"]), source.server_version_num),
             redacted_of(found["redacted"]),
-            secured,
-            extended,
+            Additions(
+                secured,
+                extended,
+                tuple(LeakproofFunction(*row) for row in found["leakproof"]),
+                collations_of(found["collations"]),
+            ),
             {(kind, schema, name): rank for kind, schema, name, rank in found["ranks"]},
             range_calls(found["range_statistics"]),
             (*notes, *costs.notes, *_range_notes(found, source), *_settings_notes(source)),

@@ -15,6 +15,31 @@ from optimizer.collations import collation_statement
 _PROVIDERS = {"i": "icu", "c": "libc", "b": "builtin", "d": "default"}
 _MOST_NAMED = 4
 
+# The column's name depends on the server's version.
+_LOCALE: LiteralString = "coalesce(to_jsonb(l) ->> 'colllocale', to_jsonb(l) ->> 'colliculocale', l.collcollate::text)"
+_ALL: LiteralString = f"""
+    SELECT n.nspname::text, l.collname::text, l.collprovider::text, {_LOCALE}
+      FROM pg_collation l JOIN pg_namespace n ON n.oid = l.collnamespace"""  # noqa: S608 - pieces of this file
+#: Of all collations that a source's objects use, but for those that every server has.
+QUERY: LiteralString = f"""
+    WITH mine AS (SELECT oid FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'),
+         used (oid, is_column) AS (
+           SELECT a.attcollation, c.relkind IN ('r', 'p', 'm', 'f')
+             FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+            WHERE c.relnamespace IN (SELECT oid FROM mine) AND a.attcollation <> 0 AND NOT a.attisdropped
+            UNION ALL
+           SELECT t.typcollation, false FROM pg_type t
+            WHERE t.typnamespace IN (SELECT oid FROM mine) AND t.typtype = 'd'
+            UNION ALL
+           SELECT d.refobjid, false FROM pg_depend d WHERE d.refclassid = 'pg_collation'::regclass
+            UNION ALL
+           SELECT l.oid, false FROM pg_collation l WHERE l.collnamespace IN (SELECT oid FROM mine))
+    SELECT n.nspname::text, l.collname::text, l.collprovider::text, {_LOCALE}, l.collisdeterministic,
+           (count(*) FILTER (WHERE u.is_column))::int4
+      FROM used u JOIN pg_collation l ON l.oid = u.oid JOIN pg_namespace n ON n.oid = l.collnamespace
+     WHERE l.collprovider IN ('c', 'i') AND l.collname NOT IN ('C', 'POSIX', 'unicode', 'ucs_basic')
+     GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2"""  # noqa: S608 - pieces of this file
+
 
 @dataclass(frozen=True, slots=True)
 class SourceCollation:
@@ -36,9 +61,12 @@ def read_collations(connection: psycopg.Connection[Any]) -> tuple[SourceCollatio
 
     Errors: `psycopg.Error`.
     """
-    locale = _locale(connection.info.server_version)
     with connection.cursor(row_factory=tuple_row) as cursor:
-        rows = cursor.execute(_USED.replace("{locale}", locale)).fetchall()
+        return collations_of(cursor.execute(QUERY).fetchall())
+
+
+def collations_of(rows: Iterable[tuple[str, str, str, str | None, bool, int]]) -> tuple[SourceCollation, ...]:
+    """Return what the rows of `QUERY` say."""
     return tuple(SourceCollation(s, n, _PROVIDERS[p], loc or "", d, count) for s, n, p, loc, d, count in rows)
 
 
@@ -58,11 +86,8 @@ def collation_notes(found: Sequence[SourceCollation], superuser: psycopg.Connect
 
     Errors: `psycopg.Error`.
     """
-    every: LiteralString = """
-        SELECT n.nspname::text, l.collname::text, l.collprovider::text, {locale}
-          FROM pg_collation l JOIN pg_namespace n ON n.oid = l.collnamespace"""
     with superuser.cursor(row_factory=tuple_row) as cursor:
-        rows = cursor.execute(every.replace("{locale}", _locale(superuser.info.server_version))).fetchall()
+        rows = cursor.execute(_ALL).fetchall()
     ours = {(schema, name): (_PROVIDERS.get(provider, ""), locale) for schema, name, provider, locale in rows}
     alike: defaultdict[tuple[str, str, bool], list[SourceCollation]] = defaultdict(list)
     for one in found:
@@ -85,31 +110,5 @@ def _line(group: Sequence[SourceCollation], place: str) -> str:
     )
 
 
-def _locale(version: int) -> LiteralString:
-    if version >= 170000:
-        return "coalesce(l.colllocale, l.collcollate)::text"
-    return "coalesce(l.colliculocale, l.collcollate)::text" if version >= 150000 else "l.collcollate::text"
-
-
 def _plain(locale: str) -> str:
     return locale.lower().replace("-", "").replace("utf8", "").rstrip(".")
-
-
-_USED: LiteralString = """
-    WITH mine AS (SELECT oid FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'),
-         used (oid, is_column) AS (
-           SELECT a.attcollation, c.relkind IN ('r', 'p', 'm', 'f')
-             FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-            WHERE c.relnamespace IN (SELECT oid FROM mine) AND a.attcollation <> 0 AND NOT a.attisdropped
-            UNION ALL
-           SELECT t.typcollation, false FROM pg_type t
-            WHERE t.typnamespace IN (SELECT oid FROM mine) AND t.typtype = 'd'
-            UNION ALL
-           SELECT d.refobjid, false FROM pg_depend d WHERE d.refclassid = 'pg_collation'::regclass
-            UNION ALL
-           SELECT l.oid, false FROM pg_collation l WHERE l.collnamespace IN (SELECT oid FROM mine))
-    SELECT n.nspname::text, l.collname::text, l.collprovider::text, {locale}, l.collisdeterministic,
-           (count(*) FILTER (WHERE u.is_column))::int4
-      FROM used u JOIN pg_collation l ON l.oid = u.oid JOIN pg_namespace n ON n.oid = l.collnamespace
-     WHERE l.collprovider IN ('c', 'i') AND l.collname NOT IN ('C', 'POSIX', 'unicode', 'ucs_basic')
-     GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2"""

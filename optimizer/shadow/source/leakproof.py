@@ -13,7 +13,8 @@ from typing import Any, Final, LiteralString
 import psycopg
 from psycopg.rows import tuple_row
 
-_LEAKPROOF: Final[LiteralString] = """
+#: Functions of a source, beside those of extensions, that are said to be leakproof.
+QUERY: Final[LiteralString] = """
 SELECT n.nspname::text, p.proname::text, pg_get_function_identity_arguments(p.oid)
   FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
  WHERE p.proleakproof AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
@@ -47,7 +48,7 @@ def read_leakproof(connection: psycopg.Connection[Any]) -> tuple[LeakproofFuncti
     Errors: `psycopg.Error`.
     """
     with connection.cursor(row_factory=tuple_row) as cursor:
-        return tuple(LeakproofFunction(*row) for row in cursor.execute(_LEAKPROOF).fetchall())
+        return tuple(LeakproofFunction(*row) for row in cursor.execute(QUERY).fetchall())
 
 
 def mark_leakproof(functions: Iterable[LeakproofFunction], superuser: psycopg.Connection[Any]) -> None:

@@ -14,8 +14,10 @@ from typing import Final, LiteralString
 from psycopg import sql
 
 from optimizer.shadow.source import (
+    collations,
     dump_order,
     extended_statistics,
+    leakproof,
     page_costs,
     planner_settings,
     privileges,
@@ -177,6 +179,8 @@ def statements(redacted: Sequence[str], role: str) -> Iterator[str]:
         yield _recorded("redacted", f"{clause} {HIDDEN}", 4)
     yield _recorded("ranks", dump_order.RANKS, 4)
     yield _recorded("page_costs", page_costs.QUERY, 4)
+    yield _recorded("collations", collations.QUERY, 6)
+    yield _recorded("leakproof", leakproof.QUERY, 3)
     yield _recorded("brin", f"SELECT i::int8, t::int8, p FROM ({shape_sql.BRIN}) b(i, t, p)", 3)  # noqa: S608
     look = _filled(
         "format({body}, b.first_entry, b.last_entry, r.name, {readable}, j.shape, {wanted}, {plannable})",

@@ -13,7 +13,8 @@ from optimizer.errors import InputError, TooLargeError
 from optimizer.settings import Settings
 from optimizer.shadow.server.bounds import GRACE_S, bounded
 from optimizer.shadow.server.cluster import Cluster
-from optimizer.shadow.source.additions import Additions, apply_additions
+from optimizer.shadow.server.locale_making import provide_locales
+from optimizer.shadow.source.additions import apply_additions
 from optimizer.shadow.source.carried import Carried
 from optimizer.shadow.source.introspect import read_catalog
 from optimizer.shadow.source.reading import Origin, Reading
@@ -47,9 +48,10 @@ def make_from_files(
     for text in (schema_text, stats_text):
         if len(text.encode()) > limit:
             raise TooLargeError(f"the file has {len(text.encode()):,} bytes, and the limit is {limit:,}")
-    additions = Additions(carried.row_security, carried.extended)
+    additions = carried.additions
     origin = Origin(carried.locale, carried.settings, carried.search_path)
     text = f"{_without_policies(schema_text)}\n{additions.schema()}{stats_text}{carried.statistics}"
+    provide_locales(cluster, additions.locales())
     with undone_on_error(cluster, database), new_template(cluster, database, origin.locale) as (owner, superuser):
         patience = patience_s(SCRIPT_TIMEOUT_S) + GRACE_S
         with bounded(cluster, owner, timeout_s=patience, max_bytes=settings.max_schema_disk_bytes):
@@ -57,7 +59,7 @@ def make_from_files(
             added = apply_additions(additions, owner, superuser, max_bytes=limit)
             owner.execute("RESET ALL")  # the dump's own SETs
             owner.execute("DISCARD TEMP")
-            catalog = secured_catalog(read_catalog(owner), carried.row_security)
+            catalog = secured_catalog(read_catalog(owner), additions.row_security)
             catalog = replace(catalog, search_path=carried.search_path)
             built = finish(cluster, database, owner, superuser, origin, carried.shape)
         ((disk_bytes,),) = superuser.execute("SELECT pg_database_size(current_database())").fetchall()
